@@ -1,0 +1,1 @@
+"""Vision that must act now: camera, detector, decision and cloud bridge for ROS 2."""
