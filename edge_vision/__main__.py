@@ -1,0 +1,7 @@
+"""Runs ``python -m edge_vision <command>``."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,111 @@
+"""The command line: ``edge_vision <command>``, the same as ``ros2 run edge_vision <command>``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from .errors import EdgeVisionError
+
+
+class Command(NamedTuple):
+    """A command and where it is; imported only when it is called.
+
+    Attributes:
+        module: Module of this package; it has ``add_arguments(parser)`` and ``run(args) -> int``.
+        help: One line.
+
+    """
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    'demo': Command('demo.command', 'run the whole pipeline on a simulated line or a source, and report'),
+    'detect': Command('detect', 'detect objects in images'),
+    'bench': Command('bench', 'measure the frame path on this machine'),
+}
+NODES = {
+    'camera_node': 'publish frames of a camera, stream, file or the simulator',
+    'detector_node': 'detect objects in images',
+    'decision_node': 'turn detections into stop and alarm commands',
+    'bridge_node': 'relay flagged events to an MQTT broker',
+    'pipeline': 'all four nodes in one process',
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: Command and its arguments; None takes the process's.
+
+    Returns:
+        Exit code: 0 done, 1 it failed, 2 the arguments are not usable.
+
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv and argv[0] in NODES:
+        return _run_node(argv[0], argv)
+    parser = _parser(argv[:1])
+    args = parser.parse_args(argv)
+    try:
+        return int(args.run(args))
+    except EdgeVisionError as error:
+        print(f'edge_vision: error: {error}', file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser(chosen: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog='edge_vision', description='Vision that must act now.')
+    subparsers = parser.add_subparsers(metavar='command', required=True)
+    for name, command in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=command.help, description=f'{command.help[0].upper()}{command.help[1:]}.')
+        if name in chosen:
+            module = importlib.import_module(f'.{command.module}', __package__)
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    for name, text in NODES.items():
+        subparsers.add_parser(name, help=f'{text} (takes --ros-args)')
+    return parser
+
+
+def _run_node(name: str, argv: Sequence[str]) -> int:
+    if any(arg in ('-h', '--help') for arg in argv):
+        print(f'usage: edge_vision {name} [--ros-args -p name:=value --params-file FILE -r old:=new ...]\n\n{NODES[name]}')  # noqa: T201
+        return 0
+    try:
+        spin = importlib.import_module('.nodes.spin', __package__)
+        module = importlib.import_module(f'.nodes.{name}', __package__)
+    except ModuleNotFoundError as error:
+        if (error.name or '').startswith(__package__ or 'edge_vision'):
+            raise
+        print(f'edge_vision: error: {error.name} is not installed; source a ROS 2 distro or run scripts/setup', file=sys.stderr)  # noqa: T201
+        return 1
+    return int(spin.run(module.make_nodes, argv))
+
+
+def _command(name: str) -> Callable[[], int]:
+    def run() -> int:
+        return main([name, *sys.argv[1:]])
+
+    return run
+
+
+demo = _command('demo')
+detect = _command('detect')
+bench = _command('bench')
+camera_node = _command('camera_node')
+detector_node = _command('detector_node')
+decision_node = _command('decision_node')
+bridge_node = _command('bridge_node')
+pipeline = _command('pipeline')
+
+if __name__ == '__main__':
+    sys.exit(main())

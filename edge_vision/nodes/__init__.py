@@ -1,0 +1,1 @@
+"""The ROS side: nodes that adapt the core to topics, services and parameters."""

@@ -1,0 +1,163 @@
+"""Captures frames and hands them on."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import cv2
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Bool, String
+
+from ..camera_info import Calibration, load_calibration
+from ..capture import open_source
+from ..errors import EndOfStream, SourceError
+from ..frames import Frame, FrameSlot
+from ..metrics import Rate
+from ..params import CameraParams
+from . import diagnostics, qos
+from .convert import header, image_to_msg
+from .parameters import declare_and_follow
+from .spin import Worker
+
+
+class CameraNode(Node):
+    """Reads a source, hands every frame to the slot of this process and publishes it to others.
+
+    Args:
+        frames: Slot of a detector in the same process; None where there is none.
+        kwargs: Passed to `rclpy.node.Node`.
+
+    """
+
+    def __init__(self, *, frames: FrameSlot | None = None, **kwargs: object) -> None:
+        super().__init__('camera', **kwargs)
+        self._params = declare_and_follow(self, CameraParams, self._apply)
+        self._calibration = load_calibration(self._params.camera_info_url) if self._params.camera_info_url else None
+        self._source = self._open_source()
+        self._frames = frames
+        self._image_pub = self.create_publisher(
+            Image, 'image_raw', qos.NEWEST, qos_overriding_options=qos.overridable()
+        )
+        self._info_pub = self.create_publisher(CameraInfo, 'camera_info', qos.EACH)
+        self._compressed_pub = self.create_publisher(CompressedImage, 'image_raw/compressed', qos.NEWEST)
+        self._to_compress = FrameSlot()
+        self._compress_next_ns = 0
+        self._captured = 0
+        self._lost = 0
+        self._state = (diagnostics.STALE, 'not opened yet')
+        self._rate = Rate()
+        self._line_sub = self._connect_simulator()
+        self._stopping = threading.Event()
+        self._workers = [Worker('camera-capture', self._capture), Worker('camera-compress', self._compress)]
+        diagnostics.publish_health(self, self._health)
+
+    def destroy_node(self) -> None:
+        """Close the source, end the threads and destroy the node."""
+        self._stopping.set()
+        self._to_compress.close()
+        for worker in self._workers:
+            worker.join()
+        super().destroy_node()
+
+    def _apply(self, params: CameraParams) -> None:
+        self._params = params
+
+    def _open_source(self):  # noqa: ANN202  the protocol is the source's own
+        p = self._params
+        return open_source(
+            p.video_device,
+            framerate=p.framerate,
+            image_width=p.image_width,
+            image_height=p.image_height,
+            pixel_format=p.pixel_format,
+            loop=p.loop,
+        )
+
+    def _connect_simulator(self) -> object:
+        """Let a simulated line obey ``conveyor/run`` and tell what really happened on it."""
+        set_run, truth = getattr(self._source, 'set_run', None), getattr(self._source, 'truth', None)
+        if set_run is None or truth is None:
+            return None
+        import json  # noqa: PLC0415  the simulator's only
+
+        truth_pub = self.create_publisher(String, '~/truth', qos.LATCHED)
+        self.create_timer(0.5, lambda: truth_pub.publish(String(data=json.dumps(truth()))))
+        return self.create_subscription(
+            Bool, 'conveyor/run', lambda msg: set_run(msg.data, time.time_ns()), qos.LATCHED
+        )
+
+    def _capture(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._source.open()
+                self._note(diagnostics.OK, 'capturing')
+                while not self._stopping.is_set():
+                    image, stamp_ns = self._source.read()
+                    self._hand_on(Frame(image, stamp_ns, self._params.frame_id))
+            except EndOfStream as end:
+                self._note(diagnostics.WARN, str(end))
+                self._stopping.wait()
+            except SourceError as error:
+                self._lost += 1
+                self._note(diagnostics.ERROR, str(error))
+                self._stopping.wait(self._params.reopen_period)
+            finally:
+                self._source.close()
+
+    def _hand_on(self, frame: Frame) -> None:
+        if self._frames is not None:
+            self._frames.put(frame)
+        self._captured += 1
+        if self._image_pub.get_subscription_count():
+            self._image_pub.publish(image_to_msg(frame))
+        self._info_pub.publish(self._camera_info(frame))
+        if self._compressed_pub.get_subscription_count() and self._compression_due(frame.stamp_ns):
+            self._to_compress.put(frame)
+
+    def _compression_due(self, stamp_ns: int) -> bool:
+        rate = self._params.compressed_framerate
+        if rate and stamp_ns < self._compress_next_ns <= stamp_ns + 1e9 / rate:
+            return False
+        self._compress_next_ns = stamp_ns + (round(1e9 / rate) if rate else 0)
+        return True
+
+    def _compress(self) -> None:
+        while (frame := self._to_compress.take()) is not None:
+            quality = [cv2.IMWRITE_JPEG_QUALITY, self._params.jpeg_quality]
+            msg = CompressedImage(header=header(frame.stamp_ns, frame.frame_id), format='bgr8; jpeg compressed bgr8')
+            msg._data = cv2.imencode('.jpg', frame.image, quality)[1].data  # noqa: SLF001  see image_to_msg
+            self._compressed_pub.publish(msg)
+
+    def _camera_info(self, frame: Frame) -> CameraInfo:
+        width, height = frame.size
+        msg = CameraInfo(header=header(frame.stamp_ns, frame.frame_id), width=width, height=height)
+        if self._calibration is not None:
+            _fill(msg, self._calibration)
+        return msg
+
+    def _note(self, level: bytes, message: str) -> None:
+        if (level, message) == self._state:
+            return
+        self._state = (level, message)
+        if level == diagnostics.OK:
+            self.get_logger().info(f'{self._params.video_device}: {message}')
+        else:
+            self.get_logger().error(f'{self._params.video_device}: {message}')
+
+    def _health(self) -> diagnostics.Health:
+        fps = self._rate.per_second(self._captured, time.monotonic_ns())
+        level, message = self._state
+        figures = {'video_device': self._params.video_device, 'captured': self._captured, 'fps': fps, 'lost': self._lost}
+        return diagnostics.Health(level, message, figures)
+
+
+def _fill(msg: CameraInfo, calibration: Calibration) -> None:
+    msg.distortion_model = calibration.distortion_model
+    msg.d, msg.k, msg.r, msg.p = calibration.d, calibration.k, calibration.r, calibration.p
+
+
+def make_nodes() -> list[Node]:
+    """Make the node of this process."""
+    return [CameraNode()]

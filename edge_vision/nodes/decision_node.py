@@ -1,0 +1,388 @@
+"""Turns detections into commands, at once, and stops when nothing fresh is seen."""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import Twist, TwistStamped
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo
+from std_msgs.msg import Bool, String
+from std_srvs.srv import SetBool, Trigger
+from vision_msgs.msg import Detection2DArray
+
+from ..decision import STARTING, Cause, Command, Decision, Outcome
+from ..detections import Detections, InferenceTimes
+from ..events import BBox, Event, Evidence, event_id
+from ..frames import Frame
+from ..metrics import Window
+from ..params import DecisionParams, from_values
+from ..rules import Rule, RuleParams, check_names, rules_from_values
+from . import diagnostics, qos
+from .convert import detections_from_msg, detections_to_msg, ns_from_stamp
+from .detector_node import latency_from_msg
+from .parameters import declare, follow, given_names
+from .spin import Worker
+from .steady import SteadyClock
+
+OnEvent = Callable[[Event, 'Frame | None'], None]
+OWN_TOPIC = 'detections'
+LATENCY_WAIT = 0.1  # s an event waits for the detector's figures from another process
+LATENCIES_KEPT = 256
+
+
+class Look(NamedTuple):
+    """One frame's detections as they reached the decision, kept for events and the state."""
+
+    source: str
+    detections: Detections
+    frame: Frame | None
+    times: InferenceTimes | None
+    age_ns: int
+    decide_ns: int
+
+
+class DecisionNode(Node):
+    """Applies the rules to every frame's detections and commands the machine.
+
+    Args:
+        composed: Whether a detector in this process calls `decide_own`; the topic ``detections`` is then not subscribed.
+        on_event: Called with every event and the frame that caused it, off the thread that decides.
+        kwargs: Passed to `rclpy.node.Node`.
+
+    """
+
+    def __init__(self, *, composed: bool = False, on_event: OnEvent | None = None, **kwargs: Any) -> None:
+        super().__init__('decision', allow_undeclared_parameters=True, **kwargs)
+        self._params, self._rules = self._declare_parameters()
+        self._on_event = on_event
+        self._clock_now = SteadyClock(self.get_clock(), sim_time=self.get_parameter('use_sim_time').value)
+        self._lock = threading.Lock()
+        self._decision = Decision(self._params, self._rules, self._clock_now.now_ns())
+        self._commanded = self._decision.command
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._latencies: OrderedDict[int, InferenceTimes] = OrderedDict()
+        self._latency_known = threading.Condition()
+        self._decided = self._malformed = self._stale = 0
+        self._reaction_ms, self._decide_ms = Window(), Window()
+        self._looks: dict[tuple[str, str], Look] = {}
+        self._create_outputs()
+        self._create_inputs(composed=composed)
+        self._aftermath: queue.SimpleQueue[tuple[Outcome, Look | None] | None] = queue.SimpleQueue()
+        self._worker = Worker('decision-aftermath', self._follow_up)
+        self._heartbeat()
+        self._publish_state()
+        self.create_timer(1.0 / self._params.heartbeat_rate, self._heartbeat)
+        self.create_timer(1.0, self._publish_state)
+        diagnostics.publish_health(self, self._health)
+        follow(self, self._apply)
+
+    def destroy_node(self) -> None:
+        """Say stop for the last time, end the thread and destroy the node."""
+        with self._lock:
+            self._publish_stop(stop=True)
+        self._aftermath.put(None)
+        self._worker.join()
+        super().destroy_node()
+
+    def _declare_parameters(self) -> tuple[DecisionParams, tuple[Rule, ...]]:
+        params = declare(self, DecisionParams)
+        names = given_names(self)
+        described = {name.partition('.')[0] for name in names if '.' in name}
+        for rule in sorted(set(params.rules) | {name for name in described if name.isidentifier()}):
+            declare(self, RuleParams, f'{rule}.')
+        unused = check_names(names, params.rules)
+        rules = rules_from_values({name: p.value for name, p in self.get_parameters_by_prefix('').items()})
+        if unused:
+            self.get_logger().warning(f'described but not in force: {unused}; add them to the parameter rules')
+        if not rules:
+            self.get_logger().warning('no rules: nothing that is seen will stop anything')
+        return params, rules
+
+    def _create_outputs(self) -> None:
+        self._twist = TwistStamped if self._params.stamped_cmd_vel else Twist
+        self._stop_pub = self.create_publisher(Bool, 'stop', qos.LATCHED)
+        self._run_pub = self.create_publisher(Bool, 'conveyor/run', qos.LATCHED)
+        self._cmd_vel_pub = self.create_publisher(self._twist, 'cmd_vel_out', 1)
+        self._alarm_pub = self.create_publisher(Bool, 'alarm', qos.LATCHED)
+        self._flagged_pub = self.create_publisher(Detection2DArray, 'flagged', qos.EACH)
+        self._state_pub = self.create_publisher(DiagnosticStatus, 'state', qos.LATCHED)
+        self._events_pub = self.create_publisher(String, 'events', qos.EVENTS)
+
+    def _create_inputs(self, *, composed: bool) -> None:
+        self.create_subscription(self._twist, 'cmd_vel_in', self._on_cmd_vel, 1)
+        self.create_service(Trigger, '~/reset', self._on_reset)
+        self.create_service(SetBool, '~/stop', self._on_stop)
+        for topic in self._params.detections_topics:
+            if composed and topic == OWN_TOPIC:
+                continue
+            beside = topic[: topic.rfind('/') + 1]
+            self.create_subscription(
+                Detection2DArray, topic, lambda msg, topic=topic: self._on_detections(topic, msg), 10
+            )
+            self.create_subscription(
+                CameraInfo, f'{beside}camera_info', lambda msg, topic=topic: self._on_info(topic, msg), qos.EACH
+            )
+            self.create_subscription(DiagnosticArray, f'{beside}latency', self._on_latency, qos.EACH)
+
+    @property
+    def takes_own(self) -> bool:
+        """Whether ``detections`` of this pipeline is among the topics decided on."""
+        return OWN_TOPIC in self._params.detections_topics
+
+    def decide_own(self, detections: Detections, frame: Frame, times: InferenceTimes) -> None:
+        """Decide on what the detector of this process found."""
+        self.decide(OWN_TOPIC, detections, frame, times)
+
+    def decide(self, source: str, detections: Detections, frame: Frame | None, times: InferenceTimes | None) -> None:
+        """Decide on one frame and command the machine before anything else happens."""
+        with self._lock:
+            now_ns, age_ns = self._clock_now.age_ns(detections.stamp_ns)
+            trusted = self._clock_now.trusted(now_ns, self._params.source_timeout)
+            captured_ns = now_ns - age_ns if trusted else -1
+            outcome = self._decision.observe(source, detections, captured_ns, now_ns)
+            self._command(outcome.command)
+            decide_ns = self._clock_now.now_ns() - now_ns
+            self._flagged_pub.publish(detections_to_msg(detections, outcome.flagged))
+        self._decided += 1
+        self._stale += not outcome.fresh
+        self._reaction_ms.add((age_ns + decide_ns) / 1e6)
+        self._decide_ms.add(decide_ns / 1e6)
+        if outcome.changed:
+            self._aftermath.put((outcome, Look(source, detections, frame, times, age_ns, decide_ns)))
+
+    def _command(self, command: Command) -> None:
+        """Publish what changed, most urgent first; the caller holds the lock, so that commands keep their order."""
+        before, self._commanded = self._commanded, command
+        if command.stop != before.stop:
+            self._publish_stop(stop=command.stop)
+        if command.alarm != before.alarm:
+            self._alarm_pub.publish(Bool(data=command.alarm))
+
+    def _publish_stop(self, *, stop: bool) -> None:
+        self._stop_pub.publish(Bool(data=stop))
+        self._run_pub.publish(Bool(data=not stop))
+        if stop:
+            self._cmd_vel_pub.publish(self._zero())
+
+    def _zero(self) -> Twist | TwistStamped:
+        msg = self._twist()
+        if self._params.stamped_cmd_vel:
+            msg.header.stamp = self.get_clock().now().to_msg()
+        return msg
+
+    def _heartbeat(self) -> None:
+        with self._lock:
+            outcome = self._decision.tick(self._clock_now.now_ns())
+            self._commanded = outcome.command
+            self._publish_stop(stop=outcome.command.stop)
+            self._alarm_pub.publish(Bool(data=outcome.command.alarm))
+        if outcome.changed:
+            self._aftermath.put((outcome, None))
+
+    def _on_detections(self, topic: str, msg: Detection2DArray) -> None:
+        size = (self._params.image_width, self._params.image_height)
+        try:
+            detections = detections_from_msg(msg, size if all(size) else self._sizes.get(topic))
+        except ValueError as error:
+            self._reject(topic, str(error))
+            return
+        self.decide(topic, detections, None, None)
+
+    def _reject(self, topic: str, reason: str) -> None:
+        self._malformed += 1
+        with self._lock:
+            outcome = self._decision.reject(topic, self._clock_now.now_ns())
+            self._command(outcome.command)
+        if outcome.changed:
+            self._aftermath.put((outcome, None))
+        self.get_logger().error(f'dropped a message of {topic}: {reason}', throttle_duration_sec=5.0)
+
+    def _on_info(self, topic: str, msg: CameraInfo) -> None:
+        if msg.width and msg.height:
+            self._sizes[topic] = (msg.width, msg.height)
+
+    def _on_latency(self, msg: DiagnosticArray) -> None:
+        with self._latency_known:
+            self._latencies[ns_from_stamp(msg.header.stamp)] = latency_from_msg(msg)
+            if len(self._latencies) > LATENCIES_KEPT:
+                self._latencies.popitem(last=False)
+            self._latency_known.notify_all()
+
+    def _on_cmd_vel(self, msg: Twist | TwistStamped) -> None:
+        with self._lock:
+            command = self._commanded
+            if command.stop:
+                self._cmd_vel_pub.publish(self._zero())
+                return
+            if command.speed_ratio != 1.0:
+                _scale(msg.twist if self._params.stamped_cmd_vel else msg, command.speed_ratio)
+            self._cmd_vel_pub.publish(msg)
+
+    def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        with self._lock:
+            outcome = self._decision.reset()
+            self._command(outcome.command)
+            held = self._decision.causes
+        if outcome.changed:
+            self._aftermath.put((outcome, None))
+        response.success = not any(cause.action == 'stop' for cause in held)
+        reasons = '; '.join(f'{cause.name}: {cause.reason}' for cause in held)
+        response.message = f'still held by {reasons}' if held else 'nothing holds a stop'
+        return response
+
+    def _on_stop(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        with self._lock:
+            outcome = self._decision.operator_stop(request.data, self._clock_now.now_ns())
+            self._command(outcome.command)
+        if outcome.changed:
+            self._aftermath.put((outcome, None))
+        response.success, response.message = True, 'stopped' if request.data else 'operator stop released'
+        return response
+
+    def _apply(self, values: Mapping[str, Any]) -> None:
+        params = from_values(DecisionParams, values)
+        rules = rules_from_values(values)
+        check_names(values, params.rules)
+        with self._lock:
+            self._params, self._rules = params, rules
+            outcome = self._decision.configure(params, rules)
+            self._command(outcome.command)
+        if outcome.changed:
+            self._aftermath.put((outcome, None))
+
+    def _follow_up(self) -> None:
+        while (item := self._aftermath.get()) is not None:
+            outcome, look = item
+            self._publish_state()
+            for cause in outcome.started:
+                self.get_logger().warning(f'{cause.action}: {cause.name}: {cause.reason}')
+                if look is not None and cause.box >= 0:
+                    self._looks[cause.key] = look
+                self._emit(self._event('new', cause, look), look)
+            for cause in outcome.ended:
+                self.get_logger().info(f'clear: {cause.name}')
+                self._looks.pop(cause.key, None)
+                if cause.name != STARTING:
+                    self._emit(self._event('end', cause, look), None)
+
+    def _emit(self, event: Event, look: Look | None) -> None:
+        if self._on_event is not None:
+            self._on_event(event, look.frame if look is not None else None)
+        self._events_pub.publish(String(data=event.to_json()))
+
+    def _event(self, phase: str, cause: Cause, look: Look | None) -> Event:
+        stamp_ns = look.detections.stamp_ns if look is not None else self.get_clock().now().nanoseconds
+        event = Event(
+            id=event_id(stamp_ns),
+            camera=self._camera_name(cause.source),
+            rule=cause.name,
+            action=cause.action,
+            phase=phase,
+            stamp_ns=stamp_ns,
+            image=look.detections.image_size if look is not None else None,
+            latency_ms=self._latency_ms(look) if look is not None else {},
+        )
+        if phase == 'end' or look is None or cause.box < 0:
+            return event
+        return _with_detection(event, look.detections, cause.box, self._evidence_of(cause.name))
+
+    def _evidence_of(self, rule: str) -> str:
+        return next((r.params.evidence for r in self._rules if r.name == rule), 'none')
+
+    def _camera_name(self, source: str) -> str:
+        if not source:
+            return 'operator'
+        return self.resolve_topic_name(source).rpartition('/')[0].strip('/') or 'camera'
+
+    def _latency_ms(self, look: Look) -> dict[str, float]:
+        times = look.times
+        if times is None:
+            stamp_ns = look.detections.stamp_ns
+            with self._latency_known:
+                self._latency_known.wait_for(lambda: stamp_ns in self._latencies, LATENCY_WAIT)
+                times = self._latencies.get(stamp_ns)
+        latency = {'decide': look.decide_ns / 1e6, 'capture_to_command': (look.age_ns + look.decide_ns) / 1e6}
+        if times is None:
+            return latency
+        return {'capture_to_infer': times.capture_to_infer_ns / 1e6, 'infer': times.infer_ns / 1e6, **latency}
+
+    def _publish_state(self) -> None:
+        with self._lock:
+            command, causes = self._decision.command, self._decision.causes
+        level = diagnostics.ERROR if command.stop else diagnostics.WARN if causes else diagnostics.OK
+        message = '; '.join(f'{cause.action}: {cause.name}' for cause in causes) or 'running'
+        values: dict[str, object] = {'stop': command.stop, 'alarm': command.alarm, 'speed_ratio': command.speed_ratio}
+        now_ns = self._clock_now.now_ns()
+        for cause in causes:
+            values.update(self._describe(cause, now_ns))
+        self._state_pub.publish(
+            DiagnosticStatus(
+                level=level,
+                name=self.get_fully_qualified_name().lstrip('/'),
+                message=message,
+                values=diagnostics.key_values(values),
+            )
+        )
+
+    def _describe(self, cause: Cause, now_ns: int) -> dict[str, object]:
+        prefix = f'{cause.name}@{cause.source}' if cause.source else cause.name
+        facts: dict[str, object] = {
+            'action': cause.action,
+            'reason': cause.reason,
+            'held_s': (now_ns - cause.since_ns) / 1e9,
+            'latched': cause.latched,
+        }
+        look = self._looks.get(cause.key)
+        if look is not None:
+            facts['stamp_ns'] = cause.stamp_ns
+            facts['frames'] = cause.frames
+            facts['class_id'] = look.detections.class_id[cause.box]
+            facts['score'] = float(look.detections.score[cause.box])
+            facts['xyxy'] = [round(float(v), 1) for v in look.detections.xyxy[cause.box]]
+            facts['capture_to_command_ms'] = (look.age_ns + look.decide_ns) / 1e6
+        return {f'{prefix}.{key}': value for key, value in facts.items()}
+
+    def _health(self) -> diagnostics.Health:
+        reaction_p50, reaction_p99 = self._reaction_ms.percentiles(50, 99)
+        decide_p50, decide_p99 = self._decide_ms.percentiles(50, 99)
+        figures = {
+            'decided': self._decided,
+            'not_fresh': self._stale,
+            'malformed': self._malformed,
+            'clock_jumps': self._clock_now.jumps,
+            'capture_to_command_p50_ms': reaction_p50,
+            'capture_to_command_p99_ms': reaction_p99,
+            'decide_p50_ms': decide_p50,
+            'decide_p99_ms': decide_p99,
+        }
+        causes = self._decision.causes
+        message = '; '.join(f'{cause.action}: {cause.name}' for cause in causes) or 'running'
+        return diagnostics.Health(diagnostics.WARN if causes else diagnostics.OK, message, figures)
+
+
+def _scale(twist: Twist, ratio: float) -> None:
+    for vector in (twist.linear, twist.angular):
+        vector.x, vector.y, vector.z = vector.x * ratio, vector.y * ratio, vector.z * ratio
+
+
+def _with_detection(event: Event, detections: Detections, box: int, evidence: str) -> Event:
+    return dataclasses.replace(
+        event,
+        class_id=detections.class_id[box],
+        score=float(detections.score[box]),
+        track_id=detections.track_id[box],
+        bbox=BBox.from_xyxy(*detections.xyxy[box].tolist()),
+        evidence=Evidence(evidence),
+    )
+
+
+def make_nodes() -> list[Node]:
+    """Make the node of this process."""
+    return [DecisionNode()]

@@ -1,0 +1,180 @@
+"""Runs the detector on the newest frame."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+from std_srvs.srv import SetBool
+from vision_msgs.msg import Detection2DArray, LabelInfo, VisionClass
+
+from ..detections import Detections, InferenceTimes
+from ..detector import Detector
+from ..drawing import annotate
+from ..errors import EdgeVisionError, EncodingError
+from ..frames import Frame, FrameSlot, Slot
+from ..metrics import Rate, Window
+from ..params import DetectorParams
+from ..runtimes import open_runtime
+from ..share import share_file
+from . import diagnostics, qos
+from .convert import detections_to_msg, frame_from_msg, header, image_to_msg
+from .parameters import declare_and_follow
+from .spin import Worker
+
+DEFAULT_MODEL = 'models/conveyor_yolov8n_320.onnx'
+Decide = Callable[[Detections, Frame, InferenceTimes], None]
+
+
+class DetectorNode(Node):
+    """Detects objects in the newest frame and publishes what it found.
+
+    Args:
+        frames: Slot that the camera of this process fills; None subscribes to ``image_raw``.
+        decide: Called with every frame's detections before they are published; None where the decision
+            is made in another process.
+        kwargs: Passed to `rclpy.node.Node`.
+
+    """
+
+    def __init__(self, *, frames: FrameSlot | None = None, decide: Decide | None = None, **kwargs: object) -> None:
+        super().__init__('detector', **kwargs)
+        params = declare_and_follow(self, DetectorParams, self._apply)
+        model = params.model_file_path or str(share_file(DEFAULT_MODEL))
+        self._runtime = open_runtime(params.backend, model, precision=params.precision, threads=params.threads)
+        self._detector = self._make_detector(params)
+        self._decide = decide
+        self._enabled = True
+        self._processed = self._failed = 0
+        self._infer_ms, self._age_ms, self._rate = Window(), Window(), Rate()
+        self._frames = FrameSlot() if frames is None else frames
+        if frames is None:
+            self.create_subscription(
+                Image, 'image_raw', self._on_image, qos.NEWEST, qos_overriding_options=qos.overridable()
+            )
+        self._detections_pub = self.create_publisher(Detection2DArray, 'detections', 10)
+        self._latency_pub = self.create_publisher(DiagnosticArray, 'latency', qos.EACH)
+        self._annotated_pub = self.create_publisher(Image, 'detections/image', qos.NEWEST)
+        self._label_pub = self.create_publisher(LabelInfo, 'label_info', qos.LATCHED)
+        self._label_pub.publish(self._label_info())
+        self.create_service(SetBool, '~/enable', self._on_enable)
+        self._to_draw: Slot[tuple[Frame, Detections]] = Slot()
+        self._workers = [Worker('detector', self._work), Worker('detector-draw', self._draw)]
+        diagnostics.publish_health(self, self._health)
+
+    def destroy_node(self) -> None:
+        """End the threads and destroy the node."""
+        self._frames.close()
+        self._to_draw.close()
+        for worker in self._workers:
+            worker.join()
+        super().destroy_node()
+
+    def _make_detector(self, params: DetectorParams) -> Detector:
+        return Detector(
+            self._runtime,
+            confidence_threshold=params.confidence_threshold,
+            nms_threshold=params.nms_threshold,
+            max_detections=params.max_detections,
+            classes=params.classes,
+        )
+
+    def _apply(self, params: DetectorParams) -> None:
+        self._detector = self._make_detector(params)
+
+    def _on_image(self, msg: Image) -> None:
+        try:
+            self._frames.put(frame_from_msg(msg))
+        except EncodingError as error:
+            self._fail(error)
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self._enabled = request.data
+        response.success, response.message = True, 'detecting' if request.data else 'disabled: nothing is detected'
+        self.get_logger().info(response.message)
+        return response
+
+    def _work(self) -> None:
+        while (frame := self._frames.take()) is not None:
+            if not self._enabled:
+                continue
+            try:
+                self._process(frame)
+            except EdgeVisionError as error:
+                self._fail(error)
+
+    def _process(self, frame: Frame) -> None:
+        age_ns = self.get_clock().now().nanoseconds - frame.stamp_ns
+        start_ns = time.monotonic_ns()
+        detections = self._detector.detect(frame)
+        times = InferenceTimes(age_ns, time.monotonic_ns() - start_ns)
+        if self._decide is not None:
+            self._decide(detections, frame, times)
+        self._detections_pub.publish(detections_to_msg(detections))
+        if self._latency_pub.get_subscription_count():
+            self._latency_pub.publish(latency_to_msg(detections, times))
+        if self._annotated_pub.get_subscription_count():
+            self._to_draw.put((frame, detections))
+        self._processed += 1
+        self._infer_ms.add(times.infer_ns / 1e6)
+        self._age_ms.add(age_ns / 1e6)
+
+    def _draw(self) -> None:
+        while (item := self._to_draw.take()) is not None:
+            frame, detections = item
+            annotated = Frame(annotate(frame.image, detections), frame.stamp_ns, frame.frame_id)
+            self._annotated_pub.publish(image_to_msg(annotated))
+
+    def _fail(self, error: EdgeVisionError) -> None:
+        self._failed += 1
+        self.get_logger().error(f'frame dropped: {error}', throttle_duration_sec=5.0)
+
+    def _label_info(self) -> LabelInfo:
+        classes = [VisionClass(class_id=i, class_name=name) for i, name in enumerate(self._runtime.labels)]
+        return LabelInfo(header=header(self.get_clock().now().nanoseconds, ''), class_map=classes, threshold=0.0)
+
+    def _health(self) -> diagnostics.Health:
+        fps = self._rate.per_second(self._processed, time.monotonic_ns())
+        infer_p50, infer_p99 = self._infer_ms.percentiles(50, 99)
+        age_p50, age_p99 = self._age_ms.percentiles(50, 99)
+        figures = {
+            'backend': self._runtime.name,
+            'fps': fps,
+            'processed': self._processed,
+            'received': self._frames.received,
+            'replaced': self._frames.replaced,
+            'failed': self._failed,
+            'infer_p50_ms': infer_p50,
+            'infer_p99_ms': infer_p99,
+            'capture_to_infer_p50_ms': age_p50,
+            'capture_to_infer_p99_ms': age_p99,
+        }
+        if not self._enabled:
+            return diagnostics.Health(diagnostics.WARN, 'disabled by ~/enable', figures)
+        if not fps:
+            return diagnostics.Health(diagnostics.ERROR, 'no frames', figures)
+        return diagnostics.Health(diagnostics.OK, f'detecting at {fps:.0f} Hz', figures)
+
+
+def latency_to_msg(detections: Detections, times: InferenceTimes) -> DiagnosticArray:
+    """Say how long the stages of one frame took, under the frame's own header."""
+    figures = {'capture_to_infer_ms': times.capture_to_infer_ns / 1e6, 'infer_ms': times.infer_ns / 1e6}
+    status = DiagnosticStatus(name='latency', values=diagnostics.key_values(figures))
+    return DiagnosticArray(header=header(detections.stamp_ns, detections.frame_id), status=[status])
+
+
+def latency_from_msg(msg: DiagnosticArray) -> InferenceTimes:
+    """Read what `latency_to_msg` wrote."""
+    figures = {pair.key: float(pair.value) for status in msg.status for pair in status.values}
+    return InferenceTimes(
+        int(np.rint(figures['capture_to_infer_ms'] * 1e6)), int(np.rint(figures['infer_ms'] * 1e6))
+    )
+
+
+def make_nodes() -> list[Node]:
+    """Make the node of this process."""
+    return [DetectorNode()]

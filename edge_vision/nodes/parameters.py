@@ -1,0 +1,127 @@
+"""Declares the parameters classes to ROS and follows later sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from .. import params
+from ..errors import ConfigurationError
+
+P = TypeVar('P')
+
+ROS_OWN = ('use_sim_time', 'start_type_description_service', 'qos_overrides.')
+PARAMETER_CLASSES = (params.CameraParams, params.DetectorParams, params.DecisionParams, params.BridgeParams)
+
+
+def descriptor(spec: params.Spec) -> ParameterDescriptor:
+    """Describe a parameter to rqt_reconfigure and ``ros2 param describe``."""
+    # Dynamic typing lets [] stand for an empty list of any type and 1 for 1.0; Spec.check holds the types.
+    described = ParameterDescriptor(description=spec.description, read_only=spec.read_only, dynamic_typing=True)
+    if spec.one_of:
+        described.additional_constraints = f'one of {list(spec.one_of)}'
+    if spec.bounds and type(spec.default) is float:
+        described.floating_point_range = [FloatingPointRange(from_value=spec.bounds[0], to_value=spec.bounds[1])]
+    elif spec.bounds:
+        described.integer_range = [IntegerRange(from_value=int(spec.bounds[0]), to_value=int(spec.bounds[1]))]
+    return described
+
+
+def declare(node: Node, cls: type[P], prefix: str = '') -> P:
+    """Declare all parameters of a class and return their values.
+
+    Raises:
+        ConfigurationError: A value given at start is not usable.
+
+    """
+    specs = params.specs(cls, prefix)
+    overrides = _overrides(node)
+    for spec in specs:
+        if spec.name in overrides:
+            spec.check(overrides[spec.name].value)
+        if not node.has_parameter(spec.name):
+            default = list(spec.default) if isinstance(spec.default, tuple) else spec.default
+            node.declare_parameter(spec.name, default, descriptor(spec))
+    return params.from_values(cls, values_of(node, [spec.name for spec in specs]), prefix)
+
+
+def values_of(node: Node, names: list[str]) -> dict[str, Any]:
+    """Read declared parameters by name."""
+    return {name: node.get_parameter(name).value for name in names}
+
+
+def refuse_unknown(node: Node, known: set[str]) -> None:
+    """Refuse parameters given at start that nobody would read.
+
+    Parameters of the other nodes of this package are let pass: a file may give them to all nodes (``/**``).
+
+    Raises:
+        ConfigurationError: With the nearest known name.
+
+    """
+    shared = {spec.name for cls in PARAMETER_CLASSES for spec in params.specs(cls)}
+    for name in _overrides(node):
+        if name not in known and name not in shared and not name.startswith(ROS_OWN):
+            raise params.unknown_name(name, known)
+
+
+def given_names(node: Node) -> list[str]:
+    """List the parameter names given at start, less those that ROS itself or another node of this package reads."""
+    own = {spec.name for cls in PARAMETER_CLASSES if cls is not params.DecisionParams for spec in params.specs(cls)}
+    return [name for name in _overrides(node) if name not in own and not name.startswith(ROS_OWN)]
+
+
+def follow(node: Node, apply: Callable[[Mapping[str, Any]], None]) -> None:
+    """Call ``apply`` with the values that a set would leave; when it raises, the set is rejected whole.
+
+    Args:
+        node: Its declared parameters are the present values.
+        apply: Takes parameter names and values; raises `ConfigurationError` before it changes anything.
+
+    """
+
+    def on_set(changes: list[Parameter]) -> SetParametersResult:
+        changed = {change.name: change.value for change in changes if not change.name.startswith(ROS_OWN)}
+        # A value of None removes a parameter: what it stood for falls back to its default.
+        values = {name: p.value for name, p in node.get_parameters_by_prefix('').items()} | changed
+        try:
+            apply({name: value for name, value in values.items() if value is not None and not name.startswith(ROS_OWN)})
+        except ConfigurationError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    node.add_on_set_parameters_callback(on_set)
+
+
+def declare_and_follow(node: Node, cls: type[P], apply: Callable[[P], None] | None = None) -> P:
+    """Declare a class that is all of a node's parameters, refuse others, and apply later sets.
+
+    Args:
+        node: The node.
+        cls: Parameters class.
+        apply: Called with the new values after they were checked; None when all are read-only.
+
+    Raises:
+        ConfigurationError: A value given at start is not usable.
+
+    """
+    values = declare(node, cls)
+    refuse_unknown(node, {spec.name for spec in params.specs(cls)})
+
+    def on_values(changed: Mapping[str, Any]) -> None:
+        checked = params.from_values(cls, changed)
+        if apply is not None:
+            apply(checked)
+
+    follow(node, on_values)
+    return values
+
+
+def _overrides(node: Node) -> dict[str, Parameter]:
+    # rclpy has no public way to list what was given for names that are not declared.
+    overrides: dict[str, Parameter] = node._parameter_overrides  # noqa: SLF001
+    return overrides

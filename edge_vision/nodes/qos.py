@@ -1,0 +1,20 @@
+"""The quality of service each topic is offered and asked for with.
+
+Images are reliable with depth 1: the newest frame wins, and none is lost on the way for lack of a
+fragment. A best-effort subscriber (rqt, RViz) matches a reliable publisher; to take images from a
+best-effort camera driver, override the subscription with the parameter
+``qos_overrides./image_raw.subscription.reliability: best_effort``.
+"""
+
+from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+EACH = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+EVENTS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
+
+
+def overridable() -> QoSOverridingOptions:
+    """Let a user override reliability, depth and durability by ``qos_overrides.`` parameters."""
+    return QoSOverridingOptions([QoSPolicyKind.RELIABILITY, QoSPolicyKind.DEPTH, QoSPolicyKind.DURABILITY])

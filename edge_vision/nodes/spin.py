@@ -1,0 +1,141 @@
+"""Runs nodes in a process: start, spin, shut down, and say in one line what went wrong."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+
+import rclpy
+from rclpy.exceptions import InvalidNamespaceException, InvalidNodeNameException, ParameterException
+from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
+from rclpy.logging import get_logger
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from ..errors import EdgeVisionError
+
+# Python gives a waiting thread the interpreter after this long, s. The default of 5 ms would be most
+# of the time there is between a frame and the stop command.
+SWITCH_INTERVAL = 0.0005
+LONGEST_WAIT = 0.1  # s until a signal is noticed when nothing else happens
+# What rclpy raises for arguments and parameter files that it cannot use.
+ROS_ERRORS = (
+    ParameterException,
+    InvalidNamespaceException,
+    InvalidNodeNameException,
+    _rclpy.RCLError,
+    _rclpy.RCLInvalidROSArgsError,
+    _rclpy.UnknownROSArgsError,
+)
+
+
+def make_executor() -> Executor:
+    """Return the executor with the least latency that this rclpy has."""
+    try:
+        from rclpy.experimental import EventsExecutor  # noqa: PLC0415  since Kilted
+    except ImportError:
+        return SingleThreadedExecutor()
+    executor: Executor = EventsExecutor()
+    return executor
+
+
+class RosLogHandler(logging.Handler):
+    """Hands the core's log records to the ROS logger of the same name."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log one record at its own level."""
+        logger = get_logger(record.name)
+        text = self.format(record)
+        if record.levelno >= logging.ERROR:
+            logger.error(text)
+        elif record.levelno >= logging.WARNING:
+            logger.warning(text)
+        elif record.levelno >= logging.INFO:
+            logger.info(text)
+        else:
+            logger.debug(text)
+
+
+def run(make_nodes: Callable[[], Sequence[Node]], args: Sequence[str] | None = None) -> int:
+    """Make nodes and spin them until the process is told to end by SIGINT or SIGTERM.
+
+    Nodes are destroyed in their order while ROS is still up, so that a decision can say stop as its last word.
+
+    Args:
+        make_nodes: Called once rclpy is up; may raise `EdgeVisionError`.
+        args: Command line with ``--ros-args``; None takes the process's.
+
+    Returns:
+        The exit code: 0 after a signal, 1 when the nodes could not start or one of them crashed.
+
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    log = logging.getLogger('edge_vision')
+    log.setLevel(logging.INFO)
+    log.handlers = [RosLogHandler()]
+    told_to_end = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: told_to_end.set())
+    nodes: Sequence[Node] = ()
+    try:
+        rclpy.init(args=list(args) if args is not None else None, signal_handler_options=SignalHandlerOptions.NO)
+        nodes = make_nodes()
+        return _spin(nodes, told_to_end)
+    except ExternalShutdownException:
+        return 1
+    except (EdgeVisionError, *ROS_ERRORS) as error:
+        print(f'edge_vision: error: {error}', file=sys.stderr)  # noqa: T201  the user's terminal
+        return 1
+    finally:
+        for node in nodes:
+            node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def _spin(nodes: Sequence[Node], told_to_end: threading.Event) -> int:
+    """Spin until told to end.
+
+    Each wait is finite: signals reach Python in between, and the events executor's endless wait overflows its
+    clock on some machines and then burns a core without ever calling back.
+    """
+    executor = make_executor()
+    for node in nodes:
+        executor.add_node(node)
+    while rclpy.ok() and not told_to_end.is_set():
+        executor.spin_once(timeout_sec=LONGEST_WAIT)
+    return int(not rclpy.ok())
+
+
+class Worker:
+    """A named thread that a node owns and joins; a crash in it ends the process, which says why.
+
+    Args:
+        name: Thread name, as seen in ``top -H`` and py-spy.
+        target: Runs until its source of work is closed.
+
+    """
+
+    def __init__(self, name: str, target: Callable[[], None]) -> None:
+        self._target = target
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._target()
+        except ExternalShutdownException:
+            pass
+        except Exception:  # noqa: BLE001  whatever it is, half a pipeline must not go on as if it were whole
+            if rclpy.ok():
+                get_logger('edge_vision').fatal(f'{self._thread.name} crashed:\n{traceback.format_exc()}')
+                rclpy.try_shutdown()
+
+    def join(self, timeout: float = 5.0) -> bool:
+        """Wait for the thread to end; tell whether it did."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()

@@ -1,0 +1,59 @@
+"""The age of an image on a clock that does not jump."""
+
+from __future__ import annotations
+
+import time
+
+from rclpy.clock import Clock
+
+JUMP_NS = 5_000_000  # a change of the wall clock's offset by more than this is a jump
+READING_NS = 1_000_000  # a pair of clock readings further apart than this says nothing about the offset
+
+
+class SteadyClock:
+    """Reads a steady clock, and turns stamps of the ROS clock into ages.
+
+    With simulated time the ROS clock is the only clock there is, and it is trusted.
+
+    Args:
+        clock: The node's clock, which stamps are on.
+        sim_time: Whether it is simulated.
+
+    """
+
+    def __init__(self, clock: Clock, *, sim_time: bool) -> None:
+        self._clock = clock
+        self._sim_time = sim_time
+        self._offset_ns: int | None = None
+        self._jumped_ns: int | None = None
+        self.jumps = 0
+
+    def now_ns(self) -> int:
+        """Return the steady time."""
+        return self._clock.now().nanoseconds if self._sim_time else time.monotonic_ns()
+
+    def age_ns(self, stamp_ns: int) -> tuple[int, int]:
+        """Return the steady time now and how long ago ``stamp_ns`` was; negative when it is in the future."""
+        if self._sim_time:
+            now_ns = self._clock.now().nanoseconds
+            return now_ns, now_ns - stamp_ns
+        before_ns = time.monotonic_ns()
+        ros_ns = self._clock.now().nanoseconds
+        now_ns = time.monotonic_ns()
+        if now_ns - before_ns <= READING_NS:
+            self._watch(ros_ns - now_ns, now_ns)
+        return now_ns, ros_ns - stamp_ns
+
+    def trusted(self, now_ns: int, horizon: float) -> bool:
+        """Tell whether ages mean anything: no jump of the wall clock within the last ``horizon`` seconds.
+
+        An image captured before a jump and read after it has a wrong age; once all such images are older
+        than the horizon, ages are right again.
+        """
+        return self._jumped_ns is None or now_ns - self._jumped_ns > horizon * 1e9
+
+    def _watch(self, offset_ns: int, now_ns: int) -> None:
+        if self._offset_ns is not None and abs(offset_ns - self._offset_ns) > JUMP_NS:
+            self._jumped_ns = now_ns
+            self.jumps += 1
+        self._offset_ns = offset_ns

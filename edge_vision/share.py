@@ -1,0 +1,29 @@
+"""Finds the files that are installed beside the code: models, configurations, launch files."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from .errors import ConfigurationError
+
+PACKAGE = 'edge_vision'
+
+
+def share_file(name: str) -> Path:
+    """Find a file of this package, such as ``models/x.onnx``.
+
+    Looks into the ament prefixes of the environment, the Python environment and the source tree, in this order.
+
+    Raises:
+        ConfigurationError: It is in none of them.
+
+    """
+    prefixes = [*os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep), sys.prefix]
+    places = [Path(prefix) / 'share' / PACKAGE for prefix in prefixes if prefix]
+    places.append(Path(__file__).resolve().parent.parent)
+    for place in places:
+        if (place / name).is_file():
+            return place / name
+    raise ConfigurationError(f'{name} of {PACKAGE} is in none of {[str(p) for p in places]}; install the package again')
