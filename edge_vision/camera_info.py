@@ -15,6 +15,7 @@ class Calibration(NamedTuple):
     """Intrinsics of a camera; field names are those of sensor_msgs/CameraInfo.
 
     Attributes:
+        camera_name: The camera it was made for.
         width: Pixels.
         height: Pixels.
         distortion_model: plumb_bob, rational_polynomial or equidistant.
@@ -25,6 +26,7 @@ class Calibration(NamedTuple):
 
     """
 
+    camera_name: str
     width: int
     height: int
     distortion_model: str
@@ -50,6 +52,7 @@ def load_calibration(url: str) -> Calibration:
     try:
         content = yaml.safe_load(Path(parsed.path).read_text(encoding='utf-8'))
         return Calibration(
+            str(content['camera_name']),
             int(content['image_width']),
             int(content['image_height']),
             str(content['distortion_model']),
@@ -60,7 +63,7 @@ def load_calibration(url: str) -> Calibration:
         )
     except OSError as error:
         raise ConfigurationError(f'camera_info_url is {url!r}, which cannot be read: {error.strerror}') from error
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ConfigurationError(
             f'camera_info_url is {url!r}, expected a calibration as camera_calibration writes it, but: {error!r}'
         ) from error

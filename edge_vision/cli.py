@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except EdgeVisionError as error:
-        print(f'edge_vision: error: {error}', file=sys.stderr)  # noqa: T201
+        print(f'edge_vision: error: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -66,7 +66,9 @@ def _parser(chosen: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog='edge_vision', description='Vision that must act now.')
     subparsers = parser.add_subparsers(metavar='command', required=True)
     for name, command in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=command.help, description=f'{command.help[0].upper()}{command.help[1:]}.')
+        subparser = subparsers.add_parser(
+            name, help=command.help, description=f'{command.help[0].upper()}{command.help[1:]}.'
+        )
         if name in chosen:
             module = importlib.import_module(f'.{command.module}', __package__)
             module.add_arguments(subparser)
@@ -78,7 +80,9 @@ def _parser(chosen: Sequence[str]) -> argparse.ArgumentParser:
 
 def _run_node(name: str, argv: Sequence[str]) -> int:
     if any(arg in ('-h', '--help') for arg in argv):
-        print(f'usage: edge_vision {name} [--ros-args -p name:=value --params-file FILE -r old:=new ...]\n\n{NODES[name]}')  # noqa: T201
+        print(
+            f'usage: edge_vision {name} [--ros-args -p name:=value --params-file FILE -r old:=new ...]\n\n{NODES[name]}'
+        )
         return 0
     try:
         spin = importlib.import_module('.nodes.spin', __package__)
@@ -86,7 +90,10 @@ def _run_node(name: str, argv: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         if (error.name or '').startswith(__package__ or 'edge_vision'):
             raise
-        print(f'edge_vision: error: {error.name} is not installed; source a ROS 2 distro or run scripts/setup', file=sys.stderr)  # noqa: T201
+        print(
+            f'edge_vision: error: {error.name} is not installed; source a ROS 2 distro or run scripts/setup',
+            file=sys.stderr,
+        )
         return 1
     return int(spin.run(module.make_nodes, argv))
 

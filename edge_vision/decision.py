@@ -9,7 +9,8 @@ than ``source_timeout``; only fresh frames in a row lift that.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from .rules import Action, Rule
 STARTING = 'starting'
 NO_FRESH_IMAGE = 'no_fresh_image'
 OPERATOR_STOP = 'operator_stop'
+BUILT_IN = (STARTING, NO_FRESH_IMAGE, OPERATOR_STOP)
 NO_BOXES: NDArray[np.intp] = np.empty(0, dtype=np.intp)
 
 
@@ -68,9 +70,9 @@ class Cause:
     latched: bool = False
 
     @property
-    def key(self) -> tuple[str, str]:
-        """What makes two causes the same: name and source."""
-        return self.name, self.source
+    def key(self) -> tuple[str, str, Action]:
+        """What makes two causes the same: name, source and action."""
+        return self.name, self.source, self.action
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ class Decision:
         self._params = params
         self._rules = tuple(rule for rule in rules if rule.params.enabled)
         self._sources = {topic: _Source() for topic in params.detections_topics}
-        self._causes: dict[tuple[str, str], Cause] = {}
+        self._causes: dict[tuple[str, str, Action], Cause] = {}
         for topic in self._sources:
             cause = Cause(STARTING, topic, 'stop', now_ns, f'nothing seen yet on {topic}')
             self._causes[cause.key] = cause
@@ -160,6 +162,7 @@ class Decision:
 
         """
         state = self._sources[source]
+        overdue = self._overdue(now_ns)
         fresh = self._is_fresh(state, detections.stamp_ns, captured_ns, now_ns)
         if fresh:
             state.captured_ns, state.stamp_ns = captured_ns, detections.stamp_ns
@@ -168,9 +171,11 @@ class Decision:
             state.fresh = 0
         started: list[Cause] = []
         ended = self._see_again(source, state)
-        matched = [self._apply(rule, source, state, detections, now_ns, started, ended, fresh=fresh) for rule in self._rules]
+        matched = [
+            self._apply(rule, source, state, detections, now_ns, started, ended, fresh=fresh) for rule in self._rules
+        ]
         flagged = np.unique(np.concatenate(matched)) if matched else NO_BOXES
-        return self._finish(started, ended, self._overdue(now_ns), flagged=flagged, fresh=fresh)
+        return self._finish(overdue + started, ended, flagged=flagged, fresh=fresh)
 
     def reject(self, source: str, now_ns: int) -> Outcome:
         """Note that something unusable came from a source: no fresh look, and every clear run starts again."""
@@ -182,44 +187,41 @@ class Decision:
 
     def tick(self, now_ns: int) -> Outcome:
         """Look at the time only: what has not been seen for too long stops."""
-        return self._finish([], [], self._overdue(now_ns))
+        return self._finish(self._overdue(now_ns), [])
 
     def operator_stop(self, hold: bool, now_ns: int) -> Outcome:
         """Begin or end the operator's stop."""
-        key = (OPERATOR_STOP, '')
-        if hold and key not in self._causes:
-            cause = Cause(OPERATOR_STOP, '', 'stop', now_ns, 'the operator stopped it')
-            return self._finish([cause], [], [])
-        if not hold and key in self._causes:
-            return self._finish([], [self._causes[key]], [])
+        cause = Cause(OPERATOR_STOP, '', 'stop', now_ns, 'the operator stopped it')
+        if hold and cause.key not in self._causes:
+            return self._finish([cause], [])
+        if not hold and cause.key in self._causes:
+            return self._finish([], [self._causes[cause.key]])
         return Outcome(self._command)
 
     def reset(self) -> Outcome:
         """Let go of causes that only their latch holds."""
-        return self._finish([], [cause for cause in self._causes.values() if cause.latched], [])
+        return self._finish([], [cause for cause in self._causes.values() if cause.latched])
 
     def configure(self, params: DecisionParams, rules: Sequence[Rule]) -> Outcome:
         """Take other parameters and rules; causes of rules that are gone end, all others go on.
 
         A latched cause is ended by `reset` only, whatever becomes of its rule.
         """
+        latching = {rule.name for rule in self._rules if rule.params.latch}
         self._params = params
         self._rules = tuple(rule for rule in rules if rule.params.enabled)
-        names = {rule.name for rule in self._rules}
-        builtin = {STARTING, NO_FRESH_IMAGE, OPERATOR_STOP}
         actions = {rule.name: rule.params.action_type for rule in self._rules}
-        latching = {rule.name for rule in rules if rule.params.latch}
         ended = []
         for key, cause in list(self._causes.items()):
-            if cause.name in builtin or cause.latched:
+            if cause.name in BUILT_IN or cause.latched or actions.get(cause.name) == cause.action:
                 continue
-            if cause.name in latching and cause.name not in names:
+            if cause.name in latching:
                 self._causes[key] = dataclasses.replace(cause, latched=True)
-            elif cause.name not in names or actions[cause.name] != cause.action:
+            else:
                 ended.append(cause)
-                for state in self._sources.values():
-                    state.streaks.pop(cause.name, None)
-        return self._finish([], ended, [])
+            for state in self._sources.values():
+                state.streaks.pop(cause.name, None)
+        return self._finish([], ended)
 
     def _is_fresh(self, state: _Source, stamp_ns: int, captured_ns: int, now_ns: int) -> bool:
         age_ns = now_ns - captured_ns
@@ -231,26 +233,29 @@ class Decision:
         return round(self._params.source_timeout * 1e9)
 
     def _see_again(self, source: str, state: _Source) -> list[Cause]:
-        if state.fresh < self._params.release_consecutive_frames:
-            return []
-        keys = [(STARTING, source), (NO_FRESH_IMAGE, source)]
-        return [self._causes[key] for key in keys if key in self._causes]
+        return self._blind(source) if state.fresh >= self._params.release_consecutive_frames else []
 
     def _overdue(self, now_ns: int) -> list[Cause]:
+        """Begin the stop of every source whose newest image has become too old."""
         started = []
         for source, state in self._sources.items():
-            key = (NO_FRESH_IMAGE, source)
-            blind = key in self._causes or (STARTING, source) in self._causes
             if state.captured_ns is None or now_ns - state.captured_ns <= self._timeout_ns:
                 continue
             state.fresh = 0
             for streak in state.streaks.values():
                 streak.clear = 0
-            if not blind:
+            if not self._blind(source):
                 age = (now_ns - state.captured_ns) / 1e9
                 reason = f'the newest image of {source} is {age:.3f} s old, allowed are {self._params.source_timeout} s'
-                started.append(Cause(*key, 'stop', now_ns, reason, stamp_ns=state.stamp_ns or 0))
+                cause = Cause(NO_FRESH_IMAGE, source, 'stop', now_ns, reason, stamp_ns=state.stamp_ns or 0)
+                self._causes[cause.key] = cause
+                started.append(cause)
         return started
+
+    def _blind(self, source: str) -> list[Cause]:
+        """List what holds because nothing fresh was seen on a source."""
+        names = (STARTING, NO_FRESH_IMAGE)
+        return [cause for cause in self._causes.values() if cause.source == source and cause.name in names]
 
     def _apply(
         self,
@@ -267,7 +272,7 @@ class Decision:
         """Count one frame for or against a rule and note what begins and ends by it."""
         found = rule.matches(detections)
         streak = state.streaks.setdefault(rule.name, _Streak())
-        held = self._causes.get((rule.name, source))
+        held = self._causes.get((rule.name, source, _action(rule)))
         if len(found):
             streak.seen, streak.clear = streak.seen + 1, 0
             if held is None and streak.seen >= rule.params.trigger_consecutive_frames:
@@ -275,8 +280,10 @@ class Decision:
             elif held is not None and held.latched:
                 self._causes[held.key] = dataclasses.replace(held, latched=False)
             return found
-        streak.seen = 0
-        streak.clear = streak.clear + 1 if fresh else 0
+        if not fresh:
+            streak.clear = 0
+            return found
+        streak.seen, streak.clear = 0, streak.clear + 1
         if held is not None and not held.latched and streak.clear >= rule.params.release_consecutive_frames:
             if rule.params.latch:
                 self._causes[held.key] = dataclasses.replace(held, latched=True)
@@ -288,17 +295,16 @@ class Decision:
         self,
         started: list[Cause],
         ended: list[Cause],
-        overdue: list[Cause],
         *,
         flagged: NDArray[np.intp] = NO_BOXES,
         fresh: bool = False,
     ) -> Outcome:
+        for cause in started:
+            self._causes[cause.key] = cause
         for cause in ended:
             del self._causes[cause.key]
-        for cause in started + overdue:
-            self._causes[cause.key] = cause
         self._command = self._arbitrate()
-        return Outcome(self._command, tuple(started + overdue), tuple(ended), flagged, fresh)
+        return Outcome(self._command, tuple(started), tuple(ended), flagged, fresh)
 
     def _arbitrate(self) -> Command:
         held = self._causes.values()
@@ -316,5 +322,8 @@ def _triggered(
 ) -> Cause:
     best = int(found[np.argmax(detections.score[found])])
     reason = f'{detections.class_id[best]} {detections.score[best]:.2f} in {rule.name}, {frames} frames in a row'
-    action: Action = rule.params.action_type  # type: ignore[assignment]  # checked by one_of
-    return Cause(rule.name, source, action, now_ns, reason, detections.stamp_ns, best, frames)
+    return Cause(rule.name, source, _action(rule), now_ns, reason, detections.stamp_ns, best, frames)
+
+
+def _action(rule: Rule) -> Action:
+    return cast('Action', rule.params.action_type)  # checked by one_of

@@ -81,7 +81,7 @@ def draw_zone(canvas: Image, name: str, corners: Points, scale: float) -> None:
     pixels = (corners * (width - 1, height - 1)).round().astype(np.int32)
     tint = canvas.copy()
     cv2.fillPoly(tint, [pixels], ZONE)
-    cv2.addWeighted(tint, 0.12, canvas, 0.88, 0.0, dst=canvas)
+    cv2.addWeighted(tint, 0.06, canvas, 0.94, 0.0, dst=canvas)
     cv2.polylines(canvas, [pixels], isClosed=True, color=ZONE, thickness=max(1, round(scale)), lineType=cv2.LINE_AA)
     x, y = pixels[pixels[:, 1].argmin()].tolist()
     draw_caption(canvas, name, (x, y), ZONE, 0.8 * scale)

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import secrets
+import socket
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -197,6 +198,11 @@ class Event:
     def without_picture(self, reason: str) -> Event:
         """Say honestly that there is no picture, and why."""
         return replace(self, evidence=Evidence(reason=reason))
+
+
+def default_device_id() -> str:
+    """Name this device by its host name."""
+    return topic_segment(socket.gethostname())
 
 
 def topic_segment(text: str) -> str:

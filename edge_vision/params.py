@@ -73,10 +73,10 @@ class Spec:
         if wanted is tuple:
             return self._typed_list(value)
         if wanted is float and type(value) is int:
-            value = float(value)
+            return float(value)
         if type(value) is not wanted:
             raise ConfigurationError(f'{self.name} is {value!r}, expected a {TYPE_NAMES[wanted]}')
-        if wanted is float and not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise ConfigurationError(f'{self.name} is {value!r}, expected a finite number')
         return value
 
@@ -86,7 +86,7 @@ class Spec:
             raise ConfigurationError(f'{self.name} is {value!r}, expected a list of {TYPE_NAMES[item]}s')
         items = tuple(float(v) if item is float and type(v) is int else v for v in value)
         for v in items:
-            if type(v) is not item or (item is float and not math.isfinite(v)):
+            if type(v) is not item or (isinstance(v, float) and not math.isfinite(v)):
                 raise ConfigurationError(f'{self.name} holds {v!r}, expected a list of {TYPE_NAMES[item]}s')
         return items
 
@@ -138,11 +138,13 @@ class CameraParams:
         'V4L2 device, rtsp:// or http:// URL, GStreamer pipeline, video file, image folder or sim://conveyor',
         read_only=True,
     )
-    framerate: float = param(30.0, 'Frames per second asked of the source; 0: its own', bounds=(0.0, 1000.0), read_only=True)
+    framerate: float = param(
+        30.0, 'Frames per second asked of the source; 0: its own', bounds=(0.0, 1000.0), read_only=True
+    )
     image_width: int = param(640, 'Width asked of the source, pixels; 0: its own', bounds=(0, 16384), read_only=True)
     image_height: int = param(480, 'Height asked of the source, pixels; 0: its own', bounds=(0, 16384), read_only=True)
     pixel_format: str = param('', 'FourCC asked of a V4L2 device, such as MJPG or YUYV; empty: its own', read_only=True)
-    camera_name: str = param('camera', 'Name in calibration and events', read_only=True)
+    camera_name: str = param('camera', 'Name of the camera, which its calibration must be for', read_only=True)
     camera_info_url: str = param('', 'Calibration file, as file:///path or path; empty: none', read_only=True)
     frame_id: str = param('camera_optical_frame', 'Optical coordinate frame of the images', read_only=True)
     loop: bool = param(False, 'Start a file or folder again at its end', read_only=True)
@@ -248,6 +250,4 @@ class BridgeParams:
         0.0, 'Most bytes sent per second; 0: no limit', bounds=(0.0, 1e12), read_only=True
     )
     jpeg_quality: int = param(85, 'Quality of evidence pictures', bounds=(1, 100), read_only=True)
-    crop_margin: float = param(
-        0.25, 'Margin around a crop, as a share of the box', bounds=(0.0, 10.0), read_only=True
-    )
+    crop_margin: float = param(0.25, 'Margin around a crop, as a share of the box', bounds=(0.0, 10.0), read_only=True)

@@ -24,9 +24,7 @@ class RuleParams:
     enabled: bool = param(True, 'Whether the rule is in force')
     classes: tuple[str, ...] = param((), 'Labels that count; empty: all')
     min_score: float = param(0.5, 'Least score that counts', bounds=(0.0, 1.0))
-    points: tuple[float, ...] = param(
-        (), 'Zone as normalised x, y of its corners, in order; empty: the whole image'
-    )
+    points: tuple[float, ...] = param((), 'Zone as normalised x, y of its corners, in order; empty: the whole image')
     anchor: str = param(
         'center', 'Point of the box that must be in the zone', one_of=('center', 'bottom_center', 'any')
     )
@@ -102,7 +100,9 @@ def rules_from_values(values: Mapping[str, Any]) -> tuple[Rule, ...]:
     known = {s.name for s in specs(DecisionParams)}
     for name in names:
         if not name.isidentifier() or name in known:
-            raise ConfigurationError(f'rules holds {name!r}, expected letters, digits and _ that no parameter is called')
+            raise ConfigurationError(
+                f'rules holds {name!r}, expected letters, digits and _ that no parameter is called'
+            )
         if names.count(name) > 1:
             raise ConfigurationError(f'rules holds {name!r} twice, expected every rule once')
     return tuple(Rule(name, from_values(RuleParams, values, f'{name}.')) for name in names)

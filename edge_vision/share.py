@@ -27,3 +27,15 @@ def share_file(name: str) -> Path:
         if (place / name).is_file():
             return place / name
     raise ConfigurationError(f'{name} of {PACKAGE} is in none of {[str(p) for p in places]}; install the package again')
+
+
+def fast_dds_environment() -> dict[str, str]:
+    """Return the variable that gives Fast DDS the shipped profile; empty where the user has set one.
+
+    The variable has another name since Fast DDS 3 (Kilted). Other middlewares read neither.
+    """
+    old, new = 'FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'
+    if os.environ.get(old) or os.environ.get(new):
+        return {}
+    name = old if os.environ.get('ROS_DISTRO') in ('humble', 'iron', 'jazzy') else new
+    return {name: str(share_file('config/fastdds.xml'))}

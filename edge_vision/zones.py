@@ -14,7 +14,7 @@ EDGE = 1e-6  # points this near to an edge, in shares of the image, are on it
 
 
 def polygon(name: str, flat: Sequence[float]) -> Points:
-    """Make a polygon of x, y, x, y, …
+    """Make a polygon of x, y, x, y and so on.
 
     Args:
         name: The parameter the numbers come from, for the error.
@@ -58,12 +58,11 @@ def segments_meet(a: Points, b: Points, c: Points, d: Points) -> NDArray[np.bool
     """Tell for each row whether segment a-b touches segment c-d; arrays of points, shape (..., 2)."""
 
     def side(p: Points, q: Points, r: Points) -> Points:
-        return np.sign((q[..., 0] - p[..., 0]) * (r[..., 1] - p[..., 1]) - (q[..., 1] - p[..., 1]) * (r[..., 0] - p[..., 0]))
+        ahead, aside = q - p, r - p
+        return np.asarray(np.sign(ahead[..., 0] * aside[..., 1] - ahead[..., 1] * aside[..., 0]))
 
-    overlap = np.all(
-        (np.minimum(a, b) <= np.maximum(c, d)) & (np.minimum(c, d) <= np.maximum(a, b)), axis=-1
-    )
-    return overlap & (side(a, b, c) * side(a, b, d) <= 0) & (side(c, d, a) * side(c, d, b) <= 0)
+    overlap = np.all((np.minimum(a, b) <= np.maximum(c, d)) & (np.minimum(c, d) <= np.maximum(a, b)), axis=-1)
+    return np.asarray(overlap & (side(a, b, c) * side(a, b, d) <= 0) & (side(c, d, a) * side(c, d, b) <= 0))
 
 
 def contains(corners: Points, points: Points) -> NDArray[np.bool_]:
@@ -112,9 +111,9 @@ def touches(corners: Points, boxes: Points) -> NDArray[np.bool_]:
     box_corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(m, 4, 2)
     inside = contains(corners, box_corners.reshape(-1, 2)).reshape(m, 4).any(axis=1)
     x, y = corners[:, 0], corners[:, 1]
-    holds_corner = (
-        (x >= boxes[:, 0:1]) & (x <= boxes[:, 2:3]) & (y >= boxes[:, 1:2]) & (y <= boxes[:, 3:4])
-    ).any(axis=1)
+    holds_corner = ((x >= boxes[:, 0:1]) & (x <= boxes[:, 2:3]) & (y >= boxes[:, 1:2]) & (y <= boxes[:, 3:4])).any(
+        axis=1
+    )
     ends = np.roll(corners, -1, axis=0)
     edges = segments_meet(
         box_corners[:, :, None, :], np.roll(box_corners, -1, axis=1)[:, :, None, :], corners, ends

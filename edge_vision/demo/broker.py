@@ -77,7 +77,7 @@ async def serve(port: int) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     broker = DemoBroker(port)
     await broker.start()
-    print(f'listening on {_HOST}:{broker.port}', flush=True)  # noqa: T201  the protocol with whoever starts it
+    print(f'listening on {_HOST}:{broker.port}', flush=True)
     await stop.wait()
     with suppress(asyncio.TimeoutError):
         await asyncio.wait_for(broker.shutdown(), _SHUTDOWN_TIMEOUT)
@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
         asyncio.run(serve(port))
     except (BrokerError, OverflowError) as error:
         reason = error.__cause__ or error
-        print(f'error: the broker cannot listen on {_HOST}:{port}: {reason}', file=sys.stderr)  # noqa: T201
+        print(f'error: the broker cannot listen on {_HOST}:{port}: {reason}', file=sys.stderr)
         return 1
     return 0
 

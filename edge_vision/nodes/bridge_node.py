@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import queue
-import socket
 import threading
 import time
 from collections import OrderedDict
@@ -18,7 +17,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from ..errors import EncodingError, SpoolError
-from ..events import Event, EventError, topic_segment
+from ..events import Event, EventError, default_device_id, topic_segment
 from ..evidence import encode
 from ..frames import Frame
 from ..mqtt import BrokerSettings, Sender, TlsSettings
@@ -168,9 +167,7 @@ class BridgeNode(Node):
         if self._composed:
             return None
         with self._ring_grew:
-            self._ring_grew.wait_for(
-                lambda: stamp_ns in self._ring or self._closing.is_set(), FRAME_WAIT
-            )
+            self._ring_grew.wait_for(lambda: stamp_ns in self._ring or self._closing.is_set(), FRAME_WAIT)
             msg = self._ring.get(stamp_ns)
         return frame_from_msg(msg) if msg is not None else None
 
@@ -238,7 +235,7 @@ def broker_settings(params: BridgeParams) -> BrokerSettings:
         credentials_file=params.credentials_file,
         keep_alive=round(params.keep_alive_interval),
         topic_prefix=params.topic_prefix,
-        device_id=topic_segment(params.device_id or socket.gethostname()),
+        device_id=topic_segment(params.device_id) if params.device_id else default_device_id(),
         max_payload_bytes=params.max_payload_bytes,
         max_events_per_second=params.max_events_per_second,
         max_bytes_per_second=params.max_bytes_per_second,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+from collections.abc import Callable
 
 import cv2
 from rclpy.node import Node
@@ -11,7 +13,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Bool, String
 
 from ..camera_info import Calibration, load_calibration
-from ..capture import open_source
+from ..capture import Source, open_source
 from ..errors import EndOfStream, SourceError
 from ..frames import Frame, FrameSlot
 from ..metrics import Rate
@@ -34,7 +36,7 @@ class CameraNode(Node):
     def __init__(self, *, frames: FrameSlot | None = None, **kwargs: object) -> None:
         super().__init__('camera', **kwargs)
         self._params = declare_and_follow(self, CameraParams, self._apply)
-        self._calibration = load_calibration(self._params.camera_info_url) if self._params.camera_info_url else None
+        self._calibration = self._load_calibration()
         self._source = self._open_source()
         self._frames = frames
         self._image_pub = self.create_publisher(
@@ -48,7 +50,8 @@ class CameraNode(Node):
         self._lost = 0
         self._state = (diagnostics.STALE, 'not opened yet')
         self._rate = Rate()
-        self._line_sub = self._connect_simulator()
+        self._publish_truth: Callable[[], None] = lambda: None
+        self._connect_simulator()
         self._stopping = threading.Event()
         self._workers = [Worker('camera-capture', self._capture), Worker('camera-compress', self._compress)]
         diagnostics.publish_health(self, self._health)
@@ -59,12 +62,22 @@ class CameraNode(Node):
         self._to_compress.close()
         for worker in self._workers:
             worker.join()
+        self._publish_truth()
         super().destroy_node()
 
     def _apply(self, params: CameraParams) -> None:
         self._params = params
 
-    def _open_source(self):  # noqa: ANN202  the protocol is the source's own
+    def _load_calibration(self) -> Calibration | None:
+        url, name = self._params.camera_info_url, self._params.camera_name
+        if not url:
+            return None
+        calibration = load_calibration(url)
+        if calibration.camera_name != name:
+            self.get_logger().warning(f'{url} is for camera {calibration.camera_name!r}, but camera_name is {name!r}')
+        return calibration
+
+    def _open_source(self) -> Source:
         p = self._params
         return open_source(
             p.video_device,
@@ -75,18 +88,15 @@ class CameraNode(Node):
             loop=p.loop,
         )
 
-    def _connect_simulator(self) -> object:
+    def _connect_simulator(self) -> None:
         """Let a simulated line obey ``conveyor/run`` and tell what really happened on it."""
         set_run, truth = getattr(self._source, 'set_run', None), getattr(self._source, 'truth', None)
         if set_run is None or truth is None:
-            return None
-        import json  # noqa: PLC0415  the simulator's only
-
+            return
         truth_pub = self.create_publisher(String, '~/truth', qos.LATCHED)
-        self.create_timer(0.5, lambda: truth_pub.publish(String(data=json.dumps(truth()))))
-        return self.create_subscription(
-            Bool, 'conveyor/run', lambda msg: set_run(msg.data, time.time_ns()), qos.LATCHED
-        )
+        self._publish_truth = lambda: truth_pub.publish(String(data=json.dumps(truth())))
+        self.create_timer(0.5, self._publish_truth)
+        self.create_subscription(Bool, 'conveyor/run', lambda msg: set_run(msg.data, time.time_ns()), qos.LATCHED)
 
     def _capture(self) -> None:
         while not self._stopping.is_set():
@@ -149,7 +159,12 @@ class CameraNode(Node):
     def _health(self) -> diagnostics.Health:
         fps = self._rate.per_second(self._captured, time.monotonic_ns())
         level, message = self._state
-        figures = {'video_device': self._params.video_device, 'captured': self._captured, 'fps': fps, 'lost': self._lost}
+        figures = {
+            'video_device': self._params.video_device,
+            'captured': self._captured,
+            'fps': fps,
+            'lost': self._lost,
+        }
         return diagnostics.Health(level, message, figures)
 
 

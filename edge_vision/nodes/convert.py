@@ -54,7 +54,7 @@ def image_to_msg(frame: Frame) -> ImageMsg:
     msg = ImageMsg(header=header(frame.stamp_ns, frame.frame_id), height=height, width=width, encoding='bgr8')
     msg.step = width * 3
     # The public setter would copy element by element into an array; the serializer takes any buffer.
-    msg._data = memoryview(np.ascontiguousarray(frame.image)).cast('B')  # noqa: SLF001
+    msg._data = np.ascontiguousarray(frame.image).data.cast('B')  # noqa: SLF001
     return msg
 
 
@@ -163,4 +163,3 @@ def detections_from_msg(msg: Detection2DArray, image_size: tuple[int, int] | Non
     ids = tuple(detection.id for detection in msg.detections)
     stamp_ns = ns_from_stamp(msg.header.stamp)
     return Detections(stamp_ns, msg.header.frame_id, boxes, scores, labels, ids, image_size)
-

@@ -19,7 +19,7 @@ from vision_msgs.msg import Detection2DArray
 
 from ..decision import STARTING, Cause, Command, Decision, Outcome
 from ..detections import Detections, InferenceTimes
-from ..events import BBox, Event, Evidence, event_id
+from ..events import BBox, Event, Evidence, default_device_id, event_id
 from ..frames import Frame
 from ..metrics import Window
 from ..params import DecisionParams, from_values
@@ -52,7 +52,8 @@ class DecisionNode(Node):
     """Applies the rules to every frame's detections and commands the machine.
 
     Args:
-        composed: Whether a detector in this process calls `decide_own`; the topic ``detections`` is then not subscribed.
+        composed: Whether a detector in this process calls `decide_own`; the topic ``detections`` is then not
+            subscribed.
         on_event: Called with every event and the frame that caused it, off the thread that decides.
         kwargs: Passed to `rclpy.node.Node`.
 
@@ -62,6 +63,7 @@ class DecisionNode(Node):
         super().__init__('decision', allow_undeclared_parameters=True, **kwargs)
         self._params, self._rules = self._declare_parameters()
         self._on_event = on_event
+        self._device_id = default_device_id()
         self._clock_now = SteadyClock(self.get_clock(), sim_time=self.get_parameter('use_sim_time').value)
         self._lock = threading.Lock()
         self._decision = Decision(self._params, self._rules, self._clock_now.now_ns())
@@ -71,7 +73,7 @@ class DecisionNode(Node):
         self._latency_known = threading.Condition()
         self._decided = self._malformed = self._stale = 0
         self._reaction_ms, self._decide_ms = Window(), Window()
-        self._looks: dict[tuple[str, str], Look] = {}
+        self._looks: dict[tuple[object, int], Look] = {}
         self._create_outputs()
         self._create_inputs(composed=composed)
         self._aftermath: queue.SimpleQueue[tuple[Outcome, Look | None] | None] = queue.SimpleQueue()
@@ -209,8 +211,14 @@ class DecisionNode(Node):
             self._sizes[topic] = (msg.width, msg.height)
 
     def _on_latency(self, msg: DiagnosticArray) -> None:
+        try:
+            times = latency_from_msg(msg)
+        except ValueError as error:
+            self._malformed += 1
+            self.get_logger().error(f'dropped a message of latency: {error}', throttle_duration_sec=5.0)
+            return
         with self._latency_known:
-            self._latencies[ns_from_stamp(msg.header.stamp)] = latency_from_msg(msg)
+            self._latencies[ns_from_stamp(msg.header.stamp)] = times
             if len(self._latencies) > LATENCIES_KEPT:
                 self._latencies.popitem(last=False)
             self._latency_known.notify_all()
@@ -264,11 +272,11 @@ class DecisionNode(Node):
             for cause in outcome.started:
                 self.get_logger().warning(f'{cause.action}: {cause.name}: {cause.reason}')
                 if look is not None and cause.box >= 0:
-                    self._looks[cause.key] = look
+                    self._looks[cause.key, cause.since_ns] = look
                 self._emit(self._event('new', cause, look), look)
             for cause in outcome.ended:
                 self.get_logger().info(f'clear: {cause.name}')
-                self._looks.pop(cause.key, None)
+                self._looks.pop((cause.key, cause.since_ns), None)
                 if cause.name != STARTING:
                     self._emit(self._event('end', cause, look), None)
 
@@ -281,6 +289,7 @@ class DecisionNode(Node):
         stamp_ns = look.detections.stamp_ns if look is not None else self.get_clock().now().nanoseconds
         event = Event(
             id=event_id(stamp_ns),
+            device_id=self._device_id,
             camera=self._camera_name(cause.source),
             rule=cause.name,
             action=cause.action,
@@ -339,7 +348,7 @@ class DecisionNode(Node):
             'held_s': (now_ns - cause.since_ns) / 1e9,
             'latched': cause.latched,
         }
-        look = self._looks.get(cause.key)
+        look = self._looks.get((cause.key, cause.since_ns))
         if look is not None:
             facts['stamp_ns'] = cause.stamp_ns
             facts['frames'] = cause.frames

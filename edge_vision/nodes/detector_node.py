@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 from sensor_msgs.msg import Image
@@ -15,7 +14,7 @@ from vision_msgs.msg import Detection2DArray, LabelInfo, VisionClass
 from ..detections import Detections, InferenceTimes
 from ..detector import Detector
 from ..drawing import annotate
-from ..errors import EdgeVisionError, EncodingError
+from ..errors import EdgeVisionError, EncodingError, ModelError
 from ..frames import Frame, FrameSlot, Slot
 from ..metrics import Rate, Window
 from ..params import DetectorParams
@@ -109,8 +108,10 @@ class DetectorNode(Node):
 
     def _process(self, frame: Frame) -> None:
         age_ns = self.get_clock().now().nanoseconds - frame.stamp_ns
-        start_ns = time.monotonic_ns()
+        start_ns, malformed = time.monotonic_ns(), self._detector.malformed
         detections = self._detector.detect(frame)
+        if self._detector.malformed != malformed:
+            raise ModelError('the model gave boxes that are not finite; what else it gave is not trusted either')
         times = InferenceTimes(age_ns, time.monotonic_ns() - start_ns)
         if self._decide is not None:
             self._decide(detections, frame, times)
@@ -168,11 +169,18 @@ def latency_to_msg(detections: Detections, times: InferenceTimes) -> DiagnosticA
 
 
 def latency_from_msg(msg: DiagnosticArray) -> InferenceTimes:
-    """Read what `latency_to_msg` wrote."""
-    figures = {pair.key: float(pair.value) for status in msg.status for pair in status.values}
-    return InferenceTimes(
-        int(np.rint(figures['capture_to_infer_ms'] * 1e6)), int(np.rint(figures['infer_ms'] * 1e6))
-    )
+    """Read what `latency_to_msg` wrote.
+
+    Raises:
+        ValueError: It is something else.
+
+    """
+    figures = {pair.key: pair.value for status in msg.status for pair in status.values}
+    try:
+        capture_to_infer_ms, infer_ms = float(figures['capture_to_infer_ms']), float(figures['infer_ms'])
+        return InferenceTimes(round(capture_to_infer_ms * 1e6), round(infer_ms * 1e6))
+    except (KeyError, ValueError, OverflowError) as error:
+        raise ValueError(f'latency figures are {figures}, expected capture_to_infer_ms and infer_ms') from error
 
 
 def make_nodes() -> list[Node]:

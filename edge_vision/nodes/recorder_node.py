@@ -20,6 +20,7 @@ from ..rules import Rule, RuleParams
 from . import qos
 from .convert import detections_from_msg, ns_from_stamp
 
+SHOWN_NS = 150_000_000  # for which a frame's boxes are drawn on later ones
 MAX_BYTES = 512 << 20  # of compressed pictures in memory; recording ends there
 
 
@@ -49,12 +50,18 @@ class RecorderNode(Node):
 
     def _recorded(self) -> Any:
         changed_at = [at for at, _ in self._stops]
+        detected_at = sorted(self._detections)
         for stamp_ns, picture in sorted(self._pictures.items()):
-            image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
-            msg = self._detections.get(stamp_ns)
+            image = np.asarray(cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR), dtype=np.uint8)
+            msg = self._newest_detections(detected_at, stamp_ns)
             detections = detections_from_msg(msg, (image.shape[1], image.shape[0])) if msg is not None else None
             i = bisect_right(changed_at, stamp_ns) - 1
             yield RecordedFrame(image, detections, stamp_ns, stopped=i < 0 or self._stops[i][1])
+
+    def _newest_detections(self, stamps: list[int], stamp_ns: int) -> Detection2DArray | None:
+        """Return what was known of the scene at a time; nothing when that is too old to be drawn."""
+        i = bisect_right(stamps, stamp_ns) - 1
+        return self._detections[stamps[i]] if i >= 0 and stamp_ns - stamps[i] <= SHOWN_NS else None
 
     def _on_picture(self, msg: CompressedImage) -> None:
         if self._bytes < MAX_BYTES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import signal
 import sys
@@ -89,7 +90,7 @@ def run(make_nodes: Callable[[], Sequence[Node]], args: Sequence[str] | None = N
     except ExternalShutdownException:
         return 1
     except (EdgeVisionError, *ROS_ERRORS) as error:
-        print(f'edge_vision: error: {error}', file=sys.stderr)  # noqa: T201  the user's terminal
+        print(f'edge_vision: error: {error}', file=sys.stderr)
         return 1
     finally:
         for node in nodes:
@@ -139,3 +140,13 @@ class Worker:
         """Wait for the thread to end; tell whether it did."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the nodes of one module of this folder: ``python -m edge_vision.nodes.spin MODULE --ros-args ...``."""
+    module = importlib.import_module(f'edge_vision.nodes.{argv[1]}')
+    return run(module.make_nodes, argv)
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv))

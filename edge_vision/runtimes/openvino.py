@@ -69,7 +69,7 @@ class OpenVinoRuntime:
 
 def read_yaml(path: Path) -> dict[str, str]:
     """Read the metadata.yaml that ultralytics puts beside an OpenVINO model."""
-    import yaml  # type: ignore[import-untyped]  # noqa: PLC0415  only this kind of model needs it
+    import yaml  # noqa: PLC0415  only this kind of model needs it
 
     beside = path.with_name('metadata.yaml')
     if not beside.is_file():
@@ -100,7 +100,9 @@ def take_bgr_bytes(model: ov.Model) -> ov.Model:
     tensor.set_element_type(ov.Type.u8).set_layout(ov.Layout('NHWC'))
     tensor.set_color_format(ov.preprocess.ColorFormat.BGR)
     steps.input().model().set_layout(ov.Layout('NCHW'))
-    steps.input().preprocess().convert_element_type(ov.Type.f32).convert_color(ov.preprocess.ColorFormat.RGB).scale(255.0)
+    steps.input().preprocess().convert_element_type(ov.Type.f32).convert_color(ov.preprocess.ColorFormat.RGB).scale(
+        255.0
+    )
     steps.output().tensor().set_element_type(ov.Type.f32)
     return steps.build()
 

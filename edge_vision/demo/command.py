@@ -1,0 +1,523 @@
+"""``edge_vision demo``: the whole pipeline, watched from outside, and what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import yaml
+
+from ..errors import ConfigurationError, EdgeVisionError
+from ..params import DecisionParams, from_values
+from ..rules import Rule, rules_from_values
+from ..share import fast_dds_environment, share_file
+from .cloud import Cloud
+from .pictures import Stop, contact_sheet
+from .processes import Child, end
+from .report import Run, all_events, figures, stop_reactions, table, yearly_bill
+
+SIMULATOR = 'sim://conveyor'
+START_TIMEOUT = 60.0  # s until the first frame is decided
+DELIVERY_TIMEOUT = 10.0  # s for the last events to reach the cloud
+FRAMERATES = {'composed': 60.0, 'separate': 30.0}
+NODES = ('camera', 'detector', 'decision', 'bridge')
+CLOUD_SOURCE_TIMEOUT = 5.0  # s; with the edge's limit a cloud's answers would all be too old
+OUTCOME_WINDOW_NS = 250_000_000  # from a frame to the line receiving the stop it caused
+CONVEYOR_MODEL = 'models/conveyor_yolov8n_320.onnx'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument('--source', default=SIMULATOR, help='device, URL, file or sim://conveyor (default)')
+    parser.add_argument(
+        '--model', default='', help='YOLOv8 detection model; default: the conveyor model of this package'
+    )
+    parser.add_argument('--params-file', default='', help='ROS parameters with the rules; default: config/demo.yaml')
+    parser.add_argument('--mode', choices=('composed', 'separate'), default='composed', help='one process or four')
+    parser.add_argument('--duration', type=float, default=0.0, help='seconds; default: 25, or the length of a file')
+    parser.add_argument('--framerate', type=float, default=0.0, help="default: 60, separate 30, a file's own")
+    parser.add_argument('--seed', type=int, default=1, help='seed of the simulated line')
+    parser.add_argument('--backend', default='auto', help='auto, openvino or onnxruntime')
+    parser.add_argument(
+        '--cloud-delay',
+        default='50-500',
+        metavar='MS',
+        help='round trip of the compared cloud, ms, as 200 or 50-500; none: no comparison',
+    )
+    parser.add_argument('--price-per-gb', type=float, default=0.05, help='price of moving a GB to a cloud, $')
+    parser.add_argument('--broker', default='', metavar='HOST:PORT', help='MQTT broker; default: one of its own')
+    parser.add_argument('--broker-port', type=int, default=0, help='port of its own broker; default: any free one')
+    parser.add_argument('--report', default='', metavar='FILE.json', help='write the figures there')
+    parser.add_argument('--output', default='edge_vision_demo', metavar='DIR', help='where pictures and logs go')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demo.
+
+    Returns:
+        0 when everything ran; 1 when a defect was missed, a stop had no reason or an event was not delivered once.
+
+    Raises:
+        EdgeVisionError: An argument is not usable or a process failed.
+
+    """
+    settings = check(args)
+    say = _printer()
+    children: list[Child] = []
+    try:
+        host, port = _broker(args, settings, children)
+        cloud = Cloud(host, port)
+        line = Line(settings, cloud, host, port, say)
+        say(f'{settings.source} at {settings.framerate:g} Hz, {settings.mode}; ROS_DOMAIN_ID={settings.domain_id}')
+        edge = line.run('edge')
+        report = figures(edge, mode=settings.mode, model=Path(settings.model).name)
+        if settings.round_trip is not None:
+            say(f'The same line again, decided in a cloud {args.cloud_delay} ms away')
+            remote = line.run('cloud', round_trip=settings.round_trip)
+            report['cloud'] = _compared(figures(remote, mode=settings.mode, model=''), settings.round_trip)
+        cloud.close()
+    finally:
+        end(children)
+    jpeg_bytes = _mean_jpeg_bytes(settings.output / 'annotated.mp4', edge)
+    avoided = yearly_bill(jpeg_bytes, report['fps'], args.price_per_gb)
+    report['yearly_bill'] = {
+        'avoided': round(avoided, 2),
+        'price_per_gb': args.price_per_gb,
+        'jpeg_bytes': round(jpeg_bytes),
+    }
+    sheet = _write_sheet(settings, edge, report)
+    if args.report:
+        Path(args.report).write_text(json.dumps(report, indent=2) + '\n', encoding='utf-8')
+    say(table(report))
+    pictures = [str(sheet), str(settings.output / 'annotated.mp4')]
+    say('\nPictures: ' + ', '.join(name for name in pictures if Path(name).exists()))
+    return _verdict(report, say)
+
+
+class Settings(NamedTuple):
+    """Checked arguments."""
+
+    source: str
+    model: str
+    params_file: Path
+    rules: tuple[Rule, ...]
+    mode: str
+    duration: float
+    framerate: float
+    backend: str
+    round_trip: tuple[float, float] | None
+    output: Path
+    domain_id: str
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the source is the simulated line."""
+        return self.source.startswith('sim://')
+
+
+def check(args: argparse.Namespace) -> Settings:
+    """Check every argument before anything is started.
+
+    Raises:
+        ConfigurationError: One is not usable.
+
+    """
+    for value, name in ((args.duration, '--duration'), (args.framerate, '--framerate')):
+        if not 0 <= value < float('inf'):
+            raise ConfigurationError(f'{name} is {value!r}, expected a number above 0')
+    simulated = args.source.startswith('sim://')
+    source = f'{SIMULATOR}?seed={args.seed}' if args.source == SIMULATOR else args.source
+    model = args.model or str(share_file(CONVEYOR_MODEL))
+    if not Path(model).is_file():
+        raise ConfigurationError(f'--model is {model!r}, which is not a file; export one with: yolo export format=onnx')
+    params_file = Path(args.params_file or share_file('config/demo.yaml'))
+    length, own_rate = (0.0, 0.0) if simulated else _length(args.source)
+    output = Path(args.output).resolve()
+    _make_directory(output)
+    if args.report:
+        _check_writable(Path(args.report))
+    return Settings(
+        source=source,
+        model=str(Path(model).resolve()),
+        params_file=params_file.resolve(),
+        rules=_read_rules(params_file),
+        mode=args.mode,
+        duration=args.duration or length or 25.0,
+        framerate=args.framerate or (FRAMERATES[args.mode] if simulated else own_rate),
+        backend=args.backend,
+        round_trip=_round_trip(args.cloud_delay) if simulated else None,
+        output=output,
+        domain_id=os.environ.get('ROS_DOMAIN_ID') or str(random.SystemRandom().randint(1, 100)),
+    )
+
+
+def _length(source: str) -> tuple[float, float]:
+    """Return duration in s and frames per second of a video file; zeros for anything else."""
+    path = Path(source)
+    if '://' in source or '!' in source or source.startswith('/dev/') or source.isdecimal():
+        return 0.0, 0.0
+    if not path.exists():
+        raise ConfigurationError(f'--source is {source!r}, which does not exist; expected a device, URL or file')
+    if path.is_dir():
+        return 0.0, 0.0
+    video = cv2.VideoCapture(source)
+    frames, rate = video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS)
+    readable, _ = video.read()
+    video.release()
+    if not readable:
+        raise ConfigurationError(f'--source is {source!r}, which OpenCV cannot read as a video or picture')
+    return (frames / rate, rate) if rate > 0 and frames > 1 else (0.0, 0.0)
+
+
+def _make_directory(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise ConfigurationError(f'--output is {str(output)!r}, which cannot be written: {error.strerror}') from error
+
+
+def _check_writable(path: Path) -> None:
+    try:
+        with path.open('a', encoding='utf-8'):
+            pass
+    except OSError as error:
+        raise ConfigurationError(f'--report is {str(path)!r}, which cannot be written: {error.strerror}') from error
+
+
+def _read_rules(params_file: Path) -> tuple[Rule, ...]:
+    """Read the decision node's rules from a ROS parameters file, for the pictures and to refuse bad ones early."""
+    try:
+        content = yaml.safe_load(params_file.read_text(encoding='utf-8'))
+    except OSError as error:
+        raise ConfigurationError(f'--params-file is {str(params_file)!r}: {error.strerror}') from error
+    except yaml.YAMLError as error:
+        where = str(error).replace('\n', ' ')
+        raise ConfigurationError(f'--params-file {str(params_file)!r} is not YAML: {where}') from error
+    values: dict[str, Any] = {}
+    for node, sections in content.items() if isinstance(content, dict) else ():
+        if node.rpartition('/')[2] in ('decision', '**') and isinstance(sections, dict):
+            values.update(_flat(sections.get('ros__parameters') or {}))
+    from_values(DecisionParams, values)
+    return rules_from_values(values)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """Join the keys of nested mappings by dots, as ROS does."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flat(value, f'{prefix}{key}.') if isinstance(value, dict) else {f'{prefix}{key}': value})
+    return flat
+
+
+def _round_trip(text: str) -> tuple[float, float] | None:
+    """Read ``200``, ``50-500`` or ``none``; returns seconds."""
+    if text.lower() in ('none', '0', 'off'):
+        return None
+    low, _, high = text.partition('-')
+    try:
+        bounds = float(low) / 1000, float(high or low) / 1000
+    except ValueError:
+        bounds = (-1.0, -1.0)
+    if not 0 <= bounds[0] <= bounds[1] <= CLOUD_SOURCE_TIMEOUT / 2:
+        raise ConfigurationError(f'--cloud-delay is {text!r}, expected milliseconds as 200 or 50-500, or none')
+    return bounds
+
+
+def _broker(args: argparse.Namespace, settings: Settings, children: list[Child]) -> tuple[str, int]:
+    if args.broker:
+        host, _, port = args.broker.rpartition(':')
+        if not host or not port.isdecimal():
+            raise ConfigurationError(f'--broker is {args.broker!r}, expected HOST:PORT')
+        return host, int(port)
+    command = ['edge_vision.demo.broker', '--port', str(args.broker_port)]
+    broker = Child('broker', command, settings.output / 'broker.log', {}, pipe=True)
+    children.append(broker)
+    assert broker.process.stdout is not None  # noqa: S101  it was asked for
+    first = broker.process.stdout.readline().decode()
+    if not first.startswith('listening on '):
+        broker.wait()
+        broker.check()
+    return '127.0.0.1', int(first.rpartition(':')[2])
+
+
+class Line:
+    """Runs the pipeline between its source, the observer and the cloud."""
+
+    def __init__(self, settings: Settings, cloud: Cloud, host: str, port: int, say: Callable[[str], None]) -> None:
+        self._settings, self._cloud, self._broker, self._say = settings, cloud, (host, port), say
+
+    def run(self, name: str, *, round_trip: tuple[float, float] | None = None) -> Run:
+        """Run the line for the duration.
+
+        Args:
+            name: Names logs and spool.
+            round_trip: Least and greatest delay put into the decision, s; None decides at the edge.
+
+        Raises:
+            EdgeVisionError: A process of it failed.
+
+        """
+        self._cloud.start_over()
+        output = self._settings.output
+        seen_file = output / f'{name}.json'
+        seen_file.unlink(missing_ok=True)
+        shutil.rmtree(output / f'{name}_spool', ignore_errors=True)
+        observer = self._start_observer(name, seen_file)
+        watchers = [observer]
+        if round_trip is None:
+            watchers.append(self._start_recorder(name))
+        nodes: list[Child] = []
+        try:
+            nodes = self._start_nodes(name, round_trip)
+            self._watch(observer, [*watchers, *nodes])
+            end([node for node in nodes if node.name != 'bridge'])
+            end(nodes)
+            end([observer])
+            run = self._collect(seen_file)
+        finally:
+            end([*nodes, *watchers])
+        return run
+
+    def _environment(self) -> dict[str, str]:
+        """Keep the demo's ROS to itself: a domain of its own, on this machine only."""
+        environment = {'ROS_DOMAIN_ID': self._settings.domain_id, 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
+        if os.environ.get('ROS_DISTRO') == 'humble':
+            environment['ROS_LOCALHOST_ONLY'] = '1'
+        environment.update(fast_dds_environment())
+        return environment
+
+    def _start(self, name: str, run_name: str, arguments: Sequence[str], *, pipe: bool = False) -> Child:
+        log = self._settings.output / f'{run_name}_{name}.log'
+        command = ['edge_vision.nodes.spin', *arguments]
+        return Child(name, command, log, self._environment(), pipe=pipe)
+
+    def _start_observer(self, run_name: str, seen_file: Path) -> Child:
+        return self._start(
+            'observer', run_name, ['observer_node', '--ros-args', '-p', f'output:={seen_file}'], pipe=True
+        )
+
+    def _start_recorder(self, run_name: str) -> Child:
+        zones = [
+            f'{rule.name}: {" ".join(str(v) for v in rule.params.points)}'
+            for rule in self._settings.rules
+            if rule.params.points
+        ]
+        arguments = [
+            '-p',
+            f'output:={self._settings.output / "annotated.mp4"}',
+            '-p',
+            f'zones:={json.dumps(zones or [""])}',
+        ]
+        return self._start('recorder', run_name, ['recorder_node', '--ros-args', *arguments])
+
+    def _start_nodes(self, run_name: str, round_trip: tuple[float, float] | None) -> list[Child]:
+        parameters = self._parameters(run_name, remote=round_trip is not None)
+        common = ['--params-file', str(self._settings.params_file)]
+        if self._settings.mode == 'composed':
+            chosen = [p for node in NODES for p in parameters[node]]
+            nodes = [self._start('pipeline', run_name, ['pipeline', '--ros-args', *common, *chosen])]
+        else:
+            nodes = [
+                self._start(node, run_name, [f'{node}_node', '--ros-args', *common, *parameters[node]])
+                for node in reversed(NODES)
+            ]
+        if round_trip is not None:
+            delays = ['-p', f'round_trip_min:={round_trip[0]}', '-p', f'round_trip_max:={round_trip[1]}']
+            nodes.append(self._start('cloud_link', run_name, ['cloud_link_node', '--ros-args', *delays]))
+        return nodes
+
+    def _parameters(self, run_name: str, *, remote: bool) -> dict[str, list[str]]:
+        s = self._settings
+        host, port = self._broker
+        values: dict[str, dict[str, object]] = {
+            'camera': {'video_device': s.source, 'framerate': s.framerate},
+            'detector': {'model_file_path': s.model, 'backend': s.backend},
+            'decision': {},
+            'bridge': {
+                'broker.host': host,
+                'broker.port': port,
+                'spool.directory': s.output / f'{run_name}_spool',
+                'device_id': 'demo',
+            },
+        }
+        if remote:
+            values['decision'] = {
+                'detections_topics': '["detections_via_cloud"]',
+                'source_timeout': CLOUD_SOURCE_TIMEOUT,
+            }
+        return {
+            node: [word for name, value in chosen.items() for word in ('-p', f'{node}:{name}:={value}')]
+            for node, chosen in values.items()
+        }
+
+    def _watch(self, observer: Child, children: Sequence[Child]) -> None:
+        """Wait for the first decided frame, then for the duration, showing what happens."""
+        latest: dict[str, Any] = {}
+        threading.Thread(target=_read_lines, args=(observer, latest), daemon=True).start()
+        deadline = time.monotonic() + START_TIMEOUT
+        while not latest.get('fps'):
+            _check_all(children)
+            if time.monotonic() > deadline:
+                raise EdgeVisionError(
+                    f'no frame was decided within {START_TIMEOUT:.0f} s; see the logs in {self._settings.output}'
+                )
+            time.sleep(0.05)
+        started = time.monotonic()
+        while (elapsed := time.monotonic() - started) < self._settings.duration:
+            _check_all(children)
+            _show(elapsed, self._settings.duration, latest)
+            time.sleep(0.25)
+        _show_end()
+
+    def _collect(self, seen_file: Path) -> Run:
+        if not seen_file.exists():
+            raise EdgeVisionError(f'the observer left no record; see the logs in {self._settings.output}')
+        seen = json.loads(seen_file.read_text(encoding='utf-8'))
+        flagged = {event['id'] for event in seen['events']}
+        deadline = time.monotonic() + DELIVERY_TIMEOUT
+        while flagged - self._cloud.events.keys() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return Run(seen, self._cloud.events, self._cloud.pictures, self._cloud.duplicated, self._cloud.bytes)
+
+
+def _check_all(children: Sequence[Child]) -> None:
+    for child in children:
+        child.check()
+
+
+def _read_lines(observer: Child, latest: dict[str, Any]) -> None:
+    assert observer.process.stdout is not None  # noqa: S101  it was asked for
+    for line in observer.process.stdout:
+        latest.update(json.loads(line))
+
+
+def _show(elapsed: float, duration: float, latest: Mapping[str, Any]) -> None:
+    if not sys.stdout.isatty():
+        return
+    reaction = latest.get('reaction_ms')
+    words = [
+        f'{elapsed:5.1f}/{duration:.0f} s',
+        'STOP' if latest.get('stopped') else 'run ',
+        f'{latest.get("fps", 0):3.0f} fps',
+        f'decided after {reaction:5.1f} ms' if reaction is not None else 'nothing decided',
+        f'{latest.get("events", 0)} events',
+    ]
+    if 'defects_stopped' in latest:
+        words.append(f'{latest["defects_stopped"]} defects stopped, {latest["defects_missed"]} missed')
+    print('\r' + '  '.join(words).ljust(100), end='', flush=True)
+
+
+def _show_end() -> None:
+    if sys.stdout.isatty():
+        print('\r' + ' ' * 100 + '\r', end='')
+
+
+def _printer() -> Callable[[str], None]:
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    return say
+
+
+def _compared(remote: Mapping[str, Any], round_trip: tuple[float, float]) -> dict[str, Any]:
+    kept = ('duration_s', 'defects_total', 'defects_stopped', 'defects_missed', 'false_stops', 'stop_reaction_ms')
+    return {'round_trip_ms': [bound * 1000 for bound in round_trip], **{name: remote[name] for name in kept}}
+
+
+def _mean_jpeg_bytes(video: Path, edge: Run) -> float:
+    """Weigh the pictures of the run as JPEG: the frames sent as evidence, else frames of the recorded video."""
+    sizes = [len(picture) for picture in edge.pictures.values()]
+    recorded = cv2.VideoCapture(str(video)) if not sizes and video.exists() else None
+    while recorded is not None and len(sizes) < 10:
+        readable, image = recorded.read()
+        if not readable:
+            break
+        sizes.append(len(cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 85])[1]))
+    return sum(sizes) / len(sizes) if sizes else 0.0
+
+
+def _write_sheet(settings: Settings, edge: Run, report: Mapping[str, Any]) -> Path:
+    reactions = stop_reactions(edge)
+    began = min((stamp for stamp, _ in edge.seen['decided']), default=0)
+    stops = []
+    for event in sorted(all_events(edge).values(), key=lambda event: str(event['id'])):
+        data = event['data']
+        if data['phase'] == 'new' and data['action'] == 'stop' and data['class_id']:
+            picture = edge.pictures.get(event['id'])
+            stops.append(
+                Stop(
+                    image=_decode(picture) if data['evidence']['kind'] == 'frame' else None,
+                    rule=data['rule'],
+                    class_id=data['class_id'],
+                    score=data['score'],
+                    xyxy=_xyxy(data['bbox']),
+                    reaction_ms=reactions.get(event['id']),
+                    at_s=(data['stamp_ns'] - began) / 1e9,
+                    note=_outcome(edge.seen['truth'], data['stamp_ns']),
+                )
+            )
+    path = settings.output / 'stops.png'
+    cv2.imwrite(str(path), contact_sheet(f'{len(stops)} stops', _subtitles(report), stops, settings.rules))
+    return path
+
+
+def _outcome(truth: Mapping[str, Any], stamp_ns: int) -> str:
+    """Say how the part ended that a frame stopped the simulated line for."""
+    parts = {part['part_id']: part for part in truth.get('parts', ())}
+    for stop in truth.get('stops', ()):
+        part = parts.get(stop['part_id'])
+        if part is not None and 0 <= stop['stamp_ns'] - stamp_ns <= OUTCOME_WINDOW_NS:
+            stopped = part['outcome'] == 'stopped'
+            return f'{part["gate_margin_mm"]:.0f} mm before the gate' if stopped else 'too late: it reached the gate'
+    return ''
+
+
+def _subtitles(report: Mapping[str, Any]) -> list[str]:
+    how = f'{report["model"]} on {report["backend"]}, {report["mode"]}'
+    p50 = report['stop_reaction_ms']['p50']
+    took = f'half of them within {p50:.1f} ms' if p50 is not None else 'none timed'
+    lines = [f'{how}: from frame to stop command as seen in another process, {took}']
+    if 'cloud' in report and report['cloud']['stop_reaction_ms']['p50'] is not None:
+        cloud = report['cloud']
+        missed = f'{cloud["defects_missed"]} of {cloud["defects_total"]} defects missed'
+        lines.append(f'decided in a cloud: {cloud["stop_reaction_ms"]["p50"]:.0f} ms, {missed}')
+    return lines
+
+
+def _decode(picture: bytes | None) -> Any:
+    return None if picture is None else cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+
+
+def _xyxy(bbox: Mapping[str, float]) -> tuple[float, float, float, float]:
+    x, y, half_x, half_y = bbox['center_x'], bbox['center_y'], bbox['size_x'] / 2, bbox['size_y'] / 2
+    return x - half_x, y - half_y, x + half_x, y + half_y
+
+
+def _verdict(report: Mapping[str, Any], say: Callable[[str], None]) -> int:
+    faults = []
+    if report['defects_missed']:
+        faults.append(f'{report["defects_missed"]} defects were missed')
+    if report['false_stops']:
+        faults.append(f'{report["false_stops"]} stops had no reason')
+    undelivered = report['events_flagged'] - report['events_delivered']
+    if undelivered:
+        faults.append(f'{undelivered} events were not delivered')
+    if report['events_duplicated']:
+        faults.append(f'{report["events_duplicated"]} events were delivered twice')
+    if faults:
+        say('\nNot good: ' + ', '.join(faults) + '.')
+    return int(bool(faults))
