@@ -124,6 +124,29 @@ def open_source(
     return VideoFile(path, request)
 
 
+def masked(video_device: str) -> str:
+    """Return the name of a source as it may be shown: without user name and password."""
+    return re.sub(r'//[^/@]*@', '//***@', video_device)
+
+
+def video_length(video_device: str) -> tuple[float, float]:
+    """Return duration in s and pictures per second of a video file; zeros for any other kind of source.
+
+    Raises:
+        SourceError: The file cannot be read.
+
+    """
+    source = open_source(video_device)
+    if not isinstance(source, VideoFile):
+        return 0.0, 0.0
+    source.open()
+    try:
+        source.read()
+        return source.length()
+    finally:
+        source.close()
+
+
 class Capture:
     """What OpenCV has opened, and the lock that lets another thread close it.
 
@@ -186,6 +209,10 @@ class Capture:
         """Pictures per second that it claims, if that can be true."""
         rate = float(self._video.get(cv2.CAP_PROP_FPS))
         return rate if 0.0 < rate <= HIGHEST_RATE else DEFAULT_RATE
+
+    def count(self) -> float:
+        """Pictures that it claims to hold; 0 where it does not say."""
+        return max(0.0, float(self._video.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def close(self) -> None:
         """Close it, once a grab that is under way has returned."""
@@ -314,6 +341,10 @@ class VideoFile:
         self._pace.stop()
         self._capture.close()
 
+    def length(self) -> tuple[float, float]:
+        """Return duration in s and pictures per second of the opened file, as its header says."""
+        return self._capture.count() / self._rate, self._rate
+
     def _rewind(self) -> None:
         has_ffmpeg = cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG)  # first choice, as it is silent about bad files
         if not self._capture.open(str(self._path), cv2.CAP_FFMPEG if has_ffmpeg else cv2.CAP_ANY):
@@ -409,9 +440,8 @@ def device(name: str, request: Request) -> Stream:
 
 def network(url: str, _request: Request) -> Stream:
     """Make the source for a network stream; errors show its URL without the password."""
-    shown = re.sub(r'//[^/@]*@', '//***@', url)
     limits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, NETWORK_TIMEOUT, cv2.CAP_PROP_READ_TIMEOUT_MSEC, NETWORK_TIMEOUT)
-    return Stream(shown, url, cv2.CAP_FFMPEG, at_open=limits)
+    return Stream(masked(url), url, cv2.CAP_FFMPEG, at_open=limits)
 
 
 def file_url(url: str, request: Request) -> Source:

@@ -84,6 +84,9 @@ def _run_node(name: str, argv: Sequence[str]) -> int:
             f'usage: edge_vision {name} [--ros-args -p name:=value --params-file FILE -r old:=new ...]\n\n{NODES[name]}'
         )
         return 0
+    if argv[1:2] not in ([], ['--ros-args']):
+        print(f'edge_vision: error: arguments are {argv[1:]}, expected --ros-args before all of them', file=sys.stderr)
+        return 2
     try:
         spin = importlib.import_module('.nodes.spin', __package__)
         module = importlib.import_module(f'.nodes.{name}', __package__)

@@ -14,8 +14,7 @@ ROOT = Path(edge_vision.__file__).parents[1]
 
 
 def start(port):
-    return subprocess.Popen(
-        [*COMMAND, str(port)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    return subprocess.Popen([*COMMAND, str(port)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
 @pytest.fixture(scope='module')
@@ -72,5 +71,5 @@ def test_port_in_use_is_one_line_and_exit_code_1(port):
     second = start(port)
     output, errors = second.communicate(timeout=DEADLINE)
     assert (second.returncode, output) == (1, '')
-    assert errors.startswith(f'error: the broker cannot listen on 127.0.0.1:{port}: ')
+    assert errors.startswith(f'edge_vision: error: the broker cannot listen on 127.0.0.1:{port}: ')
     assert errors.count('\n') == 1

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_vision.capture import SCHEMES, open_source, pipeline
+from edge_vision.capture import SCHEMES, masked, open_source, pipeline, video_length
 from edge_vision.errors import ConfigurationError, EndOfStream, SourceError
 
 DEADLINE = 10.0  # s
@@ -252,3 +252,17 @@ def test_an_option_that_the_simulator_does_not_have_is_refused(query, reason):
 
 def test_schemes_are_listed_in_order():
     assert list(SCHEMES) == sorted(SCHEMES)
+
+
+def test_the_length_of_a_video_is_known_before_it_is_played(tmp_path):
+    path = tmp_path / 'ten.avi'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'MJPG'), 5.0, (64, 48))
+    for _ in range(10):
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    assert video_length(str(path)) == (2.0, 5.0)
+    assert video_length('sim://conveyor') == (0.0, 0.0)
+
+
+def test_a_password_in_a_url_is_not_shown():
+    assert masked('rtsp://user:secret@host/stream') == 'rtsp://***@host/stream'

@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
         asyncio.run(serve(port))
     except (BrokerError, OverflowError) as error:
         reason = error.__cause__ or error
-        print(f'error: the broker cannot listen on {_HOST}:{port}: {reason}', file=sys.stderr)
+        print(f'edge_vision: error: the broker cannot listen on {_HOST}:{port}: {reason}', file=sys.stderr)
         return 1
     return 0
 

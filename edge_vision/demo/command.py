@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import yaml
 
+from ..capture import video_length
 from ..errors import ConfigurationError, EdgeVisionError
 from ..params import DecisionParams, from_values
 from ..rules import Rule, rules_from_values
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--duration', type=float, default=0.0, help='seconds; default: 25, or the length of a file')
     parser.add_argument('--framerate', type=float, default=0.0, help="default: 60, separate 30, a file's own")
     parser.add_argument('--seed', type=int, default=1, help='seed of the simulated line')
-    parser.add_argument('--backend', default='auto', help='auto, openvino or onnxruntime')
+    parser.add_argument('--backend', default='', help="auto, openvino or onnxruntime; default: the parameters file's")
     parser.add_argument(
         '--cloud-delay',
         default='50-500',
@@ -143,7 +144,7 @@ def check(args: argparse.Namespace) -> Settings:
     if not Path(model).is_file():
         raise ConfigurationError(f'--model is {model!r}, which is not a file; export one with: yolo export format=onnx')
     params_file = Path(args.params_file or share_file('config/demo.yaml'))
-    length, own_rate = (0.0, 0.0) if simulated else _length(args.source)
+    length, own_rate = video_length(args.source)
     output = Path(args.output).resolve()
     _make_directory(output)
     if args.report:
@@ -152,33 +153,15 @@ def check(args: argparse.Namespace) -> Settings:
         source=source,
         model=str(Path(model).resolve()),
         params_file=params_file.resolve(),
-        rules=_read_rules(params_file),
+        rules=read_rules(params_file),
         mode=args.mode,
         duration=args.duration or length or 25.0,
         framerate=args.framerate or (FRAMERATES[args.mode] if simulated else own_rate),
         backend=args.backend,
-        round_trip=_round_trip(args.cloud_delay) if simulated else None,
+        round_trip=read_round_trip(args.cloud_delay) if simulated else None,
         output=output,
         domain_id=os.environ.get('ROS_DOMAIN_ID') or str(random.SystemRandom().randint(1, 100)),
     )
-
-
-def _length(source: str) -> tuple[float, float]:
-    """Return duration in s and frames per second of a video file; zeros for anything else."""
-    path = Path(source)
-    if '://' in source or '!' in source or source.startswith('/dev/') or source.isdecimal():
-        return 0.0, 0.0
-    if not path.exists():
-        raise ConfigurationError(f'--source is {source!r}, which does not exist; expected a device, URL or file')
-    if path.is_dir():
-        return 0.0, 0.0
-    video = cv2.VideoCapture(source)
-    frames, rate = video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS)
-    readable, _ = video.read()
-    video.release()
-    if not readable:
-        raise ConfigurationError(f'--source is {source!r}, which OpenCV cannot read as a video or picture')
-    return (frames / rate, rate) if rate > 0 and frames > 1 else (0.0, 0.0)
 
 
 def _make_directory(output: Path) -> None:
@@ -198,7 +181,7 @@ def _check_writable(path: Path) -> None:
         raise ConfigurationError(f'--report is {str(path)!r}, which cannot be written: {error.strerror}') from error
 
 
-def _read_rules(params_file: Path) -> tuple[Rule, ...]:
+def read_rules(params_file: Path) -> tuple[Rule, ...]:
     """Read the decision node's rules from a ROS parameters file, for the pictures and to refuse bad ones early."""
     try:
         content = yaml.safe_load(params_file.read_text(encoding='utf-8'))
@@ -223,13 +206,13 @@ def _flat(values: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
     return flat
 
 
-def _round_trip(text: str) -> tuple[float, float] | None:
+def read_round_trip(text: str) -> tuple[float, float] | None:
     """Read ``200``, ``50-500`` or ``none``; returns seconds."""
     if text.lower() in ('none', '0', 'off'):
         return None
-    low, _, high = text.partition('-')
+    low, dash, high = text.partition('-')
     try:
-        bounds = float(low) / 1000, float(high or low) / 1000
+        bounds = float(low) / 1000, float(high if dash else low) / 1000
     except ValueError:
         bounds = (-1.0, -1.0)
     if not 0 <= bounds[0] <= bounds[1] <= CLOUD_SOURCE_TIMEOUT / 2:
@@ -302,7 +285,7 @@ class Line:
 
     def _start(self, name: str, run_name: str, arguments: Sequence[str], *, pipe: bool = False) -> Child:
         log = self._settings.output / f'{run_name}_{name}.log'
-        command = ['edge_vision.nodes.spin', *arguments]
+        command = ['edge_vision.nodes', *arguments]
         return Child(name, command, log, self._environment(), pipe=pipe)
 
     def _start_observer(self, run_name: str, seen_file: Path) -> Child:
@@ -345,7 +328,7 @@ class Line:
         host, port = self._broker
         values: dict[str, dict[str, object]] = {
             'camera': {'video_device': s.source, 'framerate': s.framerate},
-            'detector': {'model_file_path': s.model, 'backend': s.backend},
+            'detector': {'model_file_path': s.model, **({'backend': s.backend} if s.backend else {})},
             'decision': {},
             'bridge': {
                 'broker.host': host,

@@ -26,6 +26,7 @@ from sensor_msgs.msg import Image
 from ..frames import Frame
 from . import qos, spin
 from .convert import frame_from_msg, image_to_msg
+from .memory import keep_freed_memory
 
 MEETING = 10.0  # s that the two processes have to find each other
 LAST_WORDS = Duration(seconds=2)  # that the last picture has to arrive
@@ -61,7 +62,7 @@ def receive() -> int:
         nodes.append(Receiver())
         return nodes
 
-    code = spin.run(make_nodes, sys.argv)
+    code = spin.run(make_nodes, [sys.argv[0], *sys.argv[2:]])
     if not code:
         sys.stdout.write(json.dumps({'latency_ns': list(nodes[0].latency_ns.values())}))
     return code
@@ -102,6 +103,7 @@ def ticks(framerate: float, duration: float) -> Iterator[int]:
 
 def main() -> int:
     """Run the role that the command line names."""
+    keep_freed_memory()
     role, *numbers = remove_ros_args(sys.argv)[1:]
     if role == 'receive':
         return receive()

@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,6 +53,7 @@ class BridgeNode(Node):
     """
 
     def __init__(self, *, composed: bool = False, **kwargs: Any) -> None:
+        self._cleanup = ExitStack()
         super().__init__('bridge', **kwargs)
         self._params = declare_and_follow(self, BridgeParams)
         self._settings = broker_settings(self._params)
@@ -62,6 +64,7 @@ class BridgeNode(Node):
             max_age=self._params.spool_max_age,
         )
         self._spool.open()
+        self._cleanup.callback(self._spool.close)
         self._sender = Sender(self._spool, self._settings, stats=self._stats)
         self._flagged: queue.SimpleQueue[Flagged | None] = queue.SimpleQueue()
         self._events = self._without_picture = self._malformed = self._bytes_captured = 0
@@ -76,17 +79,16 @@ class BridgeNode(Node):
             self.create_subscription(
                 Image, 'image_raw', self._on_image, qos.NEWEST, qos_overriding_options=qos.overridable()
             )
-        self._worker = Worker('bridge-spool', self._store)
         self._sender.start()
-        diagnostics.publish_health(self, self._health)
+        self._cleanup.callback(self._sender.close)
+        self._cleanup.callback(Worker('bridge-spool', self._store).join)
+        self._cleanup.callback(self._closing.set)
+        self._cleanup.callback(self._flagged.put, None)
+        self._cleanup.callback(diagnostics.publish_health(self, self._health))
 
     def destroy_node(self) -> None:
         """Bring what is waiting to disk, send what the broker takes at once, and destroy the node."""
-        self._flagged.put(None)
-        self._closing.set()
-        self._worker.join()
-        self._sender.close()
-        self._spool.close()
+        self._cleanup.close()
         super().destroy_node()
 
     def accept(self, event: Event, frame: Frame | None) -> None:

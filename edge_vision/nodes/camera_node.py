@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import cv2
 from rclpy.node import Node
@@ -13,7 +14,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Bool, String
 
 from ..camera_info import Calibration, load_calibration
-from ..capture import Source, open_source
+from ..capture import Source, masked, open_source
 from ..errors import EndOfStream, SourceError
 from ..frames import Frame, FrameSlot
 from ..metrics import Rate
@@ -34,6 +35,7 @@ class CameraNode(Node):
     """
 
     def __init__(self, *, frames: FrameSlot | None = None, **kwargs: object) -> None:
+        self._cleanup = ExitStack()
         super().__init__('camera', **kwargs)
         self._params = declare_and_follow(self, CameraParams, self._apply)
         self._calibration = self._load_calibration()
@@ -53,16 +55,16 @@ class CameraNode(Node):
         self._publish_truth: Callable[[], None] = lambda: None
         self._connect_simulator()
         self._stopping = threading.Event()
-        self._workers = [Worker('camera-capture', self._capture), Worker('camera-compress', self._compress)]
-        diagnostics.publish_health(self, self._health)
+        self._cleanup.callback(self._publish_truth)
+        self._cleanup.callback(Worker('camera-capture', self._capture).join)
+        self._cleanup.callback(Worker('camera-compress', self._compress).join)
+        self._cleanup.callback(self._to_compress.close)
+        self._cleanup.callback(self._stopping.set)
+        self._cleanup.callback(diagnostics.publish_health(self, self._health))
 
     def destroy_node(self) -> None:
         """Close the source, end the threads and destroy the node."""
-        self._stopping.set()
-        self._to_compress.close()
-        for worker in self._workers:
-            worker.join()
-        self._publish_truth()
+        self._cleanup.close()
         super().destroy_node()
 
     def _apply(self, params: CameraParams) -> None:
@@ -152,15 +154,15 @@ class CameraNode(Node):
             return
         self._state = (level, message)
         if level == diagnostics.OK:
-            self.get_logger().info(f'{self._params.video_device}: {message}')
+            self.get_logger().info(f'{masked(self._params.video_device)}: {message}')
         else:
-            self.get_logger().error(f'{self._params.video_device}: {message}')
+            self.get_logger().error(f'{masked(self._params.video_device)}: {message}')
 
     def _health(self) -> diagnostics.Health:
         fps = self._rate.per_second(self._captured, time.monotonic_ns())
         level, message = self._state
         figures = {
-            'video_device': self._params.video_device,
+            'video_device': masked(self._params.video_device),
             'captured': self._captured,
             'fps': fps,
             'lost': self._lost,

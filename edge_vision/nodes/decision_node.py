@@ -7,6 +7,7 @@ import queue
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -60,6 +61,7 @@ class DecisionNode(Node):
     """
 
     def __init__(self, *, composed: bool = False, on_event: OnEvent | None = None, **kwargs: Any) -> None:
+        self._cleanup = ExitStack()
         super().__init__('decision', allow_undeclared_parameters=True, **kwargs)
         self._params, self._rules = self._declare_parameters()
         self._on_event = on_event
@@ -77,21 +79,24 @@ class DecisionNode(Node):
         self._create_outputs()
         self._create_inputs(composed=composed)
         self._aftermath: queue.SimpleQueue[tuple[Outcome, Look | None] | None] = queue.SimpleQueue()
-        self._worker = Worker('decision-aftermath', self._follow_up)
+        self._cleanup.callback(Worker('decision-aftermath', self._follow_up).join)
+        self._cleanup.callback(self._aftermath.put, None)
+        self._cleanup.callback(self._say_stop)
         self._heartbeat()
         self._publish_state()
         self.create_timer(1.0 / self._params.heartbeat_rate, self._heartbeat)
         self.create_timer(1.0, self._publish_state)
-        diagnostics.publish_health(self, self._health)
+        self._cleanup.callback(diagnostics.publish_health(self, self._health))
         follow(self, self._apply)
 
     def destroy_node(self) -> None:
         """Say stop for the last time, end the thread and destroy the node."""
+        self._cleanup.close()
+        super().destroy_node()
+
+    def _say_stop(self) -> None:
         with self._lock:
             self._publish_stop(stop=True)
-        self._aftermath.put(None)
-        self._worker.join()
-        super().destroy_node()
 
     def _declare_parameters(self) -> tuple[DecisionParams, tuple[Rule, ...]]:
         params = declare(self, DecisionParams)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
@@ -41,6 +42,7 @@ class DetectorNode(Node):
     """
 
     def __init__(self, *, frames: FrameSlot | None = None, decide: Decide | None = None, **kwargs: object) -> None:
+        self._cleanup = ExitStack()
         super().__init__('detector', **kwargs)
         params = declare_and_follow(self, DetectorParams, self._apply)
         model = params.model_file_path or str(share_file(DEFAULT_MODEL))
@@ -62,15 +64,15 @@ class DetectorNode(Node):
         self._label_pub.publish(self._label_info())
         self.create_service(SetBool, '~/enable', self._on_enable)
         self._to_draw: Slot[tuple[Frame, Detections]] = Slot()
-        self._workers = [Worker('detector', self._work), Worker('detector-draw', self._draw)]
-        diagnostics.publish_health(self, self._health)
+        self._cleanup.callback(Worker('detector', self._work).join)
+        self._cleanup.callback(Worker('detector-draw', self._draw).join)
+        self._cleanup.callback(self._to_draw.close)
+        self._cleanup.callback(self._frames.close)
+        self._cleanup.callback(diagnostics.publish_health(self, self._health))
 
     def destroy_node(self) -> None:
         """End the threads and destroy the node."""
-        self._frames.close()
-        self._to_draw.close()
-        for worker in self._workers:
-            worker.join()
+        self._cleanup.close()
         super().destroy_node()
 
     def _make_detector(self, params: DetectorParams) -> Detector:

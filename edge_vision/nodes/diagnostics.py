@@ -31,8 +31,8 @@ def key_values(values: Mapping[str, object]) -> list[KeyValue]:
     return [KeyValue(key=k, value=f'{v:.3f}' if isinstance(v, float) else str(v)) for k, v in values.items()]
 
 
-def publish_health(node: Node, collect: Callable[[], Health]) -> None:
-    """Publish what ``collect`` returns at 1 Hz for as long as the node lives."""
+def publish_health(node: Node, collect: Callable[[], Health]) -> Callable[[], None]:
+    """Publish what ``collect`` returns at 1 Hz for as long as the node lives; the answer publishes it once more."""
     publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
     name = node.get_fully_qualified_name().lstrip('/').replace('/', ': ')
 
@@ -46,3 +46,4 @@ def publish_health(node: Node, collect: Callable[[], Health]) -> None:
         publisher.publish(msg)
 
     node.create_timer(1.0, publish)
+    return publish

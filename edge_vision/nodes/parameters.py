@@ -41,11 +41,13 @@ def declare(node: Node, cls: type[P], prefix: str = '') -> P:
     specs = params.specs(cls, prefix)
     overrides = _overrides(node)
     for spec in specs:
-        if spec.name in overrides:
+        # An empty list has no type, and reaches us as no value: it then stands for the default.
+        given = spec.name in overrides and overrides[spec.name].value is not None
+        if given:
             spec.check(overrides[spec.name].value)
         if not node.has_parameter(spec.name):
             default = list(spec.default) if isinstance(spec.default, tuple) else spec.default
-            node.declare_parameter(spec.name, default, descriptor(spec))
+            node.declare_parameter(spec.name, default, descriptor(spec), ignore_override=not given)
     return params.from_values(cls, values_of(node, [spec.name for spec in specs]), prefix)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import signal
 import sys
@@ -11,11 +10,12 @@ import traceback
 from collections.abc import Callable, Sequence
 
 import rclpy
-from rclpy.exceptions import InvalidNamespaceException, InvalidNodeNameException, ParameterException
+from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.logging import get_logger
 from rclpy.node import Node
+from rclpy.qos_overriding_options import InvalidQosOverridesError
 from rclpy.signals import SignalHandlerOptions
 
 from ..errors import EdgeVisionError
@@ -24,11 +24,12 @@ from ..errors import EdgeVisionError
 # of the time there is between a frame and the stop command.
 SWITCH_INTERVAL = 0.0005
 LONGEST_WAIT = 0.1  # s until a signal is noticed when nothing else happens
+crashed = threading.Event()  # a worker of this process is dead
 # What rclpy raises for arguments and parameter files that it cannot use.
 ROS_ERRORS = (
     ParameterException,
-    InvalidNamespaceException,
-    InvalidNodeNameException,
+    NameValidationException,
+    InvalidQosOverridesError,
     _rclpy.RCLError,
     _rclpy.RCLInvalidROSArgsError,
     _rclpy.UnknownROSArgsError,
@@ -90,12 +91,18 @@ def run(make_nodes: Callable[[], Sequence[Node]], args: Sequence[str] | None = N
     except ExternalShutdownException:
         return 1
     except (EdgeVisionError, *ROS_ERRORS) as error:
-        print(f'edge_vision: error: {error}', file=sys.stderr)
+        print('edge_vision: error:', *_explain(error).split(), file=sys.stderr)  # some of them have several lines
         return 1
     finally:
         for node in nodes:
             node.destroy_node()
         rclpy.try_shutdown()
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, _rclpy.UnknownROSArgsError):
+        return f'unknown arguments after --ros-args: {error}'
+    return str(error)
 
 
 def _spin(nodes: Sequence[Node], told_to_end: threading.Event) -> int:
@@ -107,9 +114,9 @@ def _spin(nodes: Sequence[Node], told_to_end: threading.Event) -> int:
     executor = make_executor()
     for node in nodes:
         executor.add_node(node)
-    while rclpy.ok() and not told_to_end.is_set():
+    while not told_to_end.is_set() and not crashed.is_set():
         executor.spin_once(timeout_sec=LONGEST_WAIT)
-    return int(not rclpy.ok())
+    return int(crashed.is_set())
 
 
 class Worker:
@@ -134,19 +141,9 @@ class Worker:
         except Exception:  # noqa: BLE001  whatever it is, half a pipeline must not go on as if it were whole
             if rclpy.ok():
                 get_logger('edge_vision').fatal(f'{self._thread.name} crashed:\n{traceback.format_exc()}')
-                rclpy.try_shutdown()
+                crashed.set()
 
     def join(self, timeout: float = 5.0) -> bool:
         """Wait for the thread to end; tell whether it did."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the nodes of one module of this folder: ``python -m edge_vision.nodes.spin MODULE --ros-args ...``."""
-    module = importlib.import_module(f'edge_vision.nodes.{argv[1]}')
-    return run(module.make_nodes, argv)
-
-
-if __name__ == '__main__':
-    sys.exit(main(sys.argv))
