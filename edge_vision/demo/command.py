@@ -6,35 +6,28 @@ import argparse
 import json
 import os
 import random
-import shutil
-import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 import yaml
 
 from ..capture import video_length
-from ..errors import ConfigurationError, EdgeVisionError
+from ..errors import ConfigurationError
 from ..params import DecisionParams, from_values
 from ..rules import Rule, rules_from_values
-from ..share import fast_dds_environment, share_file
+from ..share import share_file
 from .cloud import Cloud
+from .line import CLOUD_SOURCE_TIMEOUT, Line, Settings
 from .pictures import Stop, contact_sheet
 from .processes import Child, end
 from .report import Run, all_events, figures, stop_reactions, table, yearly_bill
 
 SIMULATOR = 'sim://conveyor'
-START_TIMEOUT = 60.0  # s until the first frame is decided
-DELIVERY_TIMEOUT = 10.0  # s for the last events to reach the cloud
 FRAMERATES = {'composed': 60.0, 'separate': 30.0}
-NODES = ('camera', 'detector', 'decision', 'bridge')
-CLOUD_SOURCE_TIMEOUT = 5.0  # s; with the edge's limit a cloud's answers would all be too old
 OUTCOME_WINDOW_NS = 250_000_000  # from a frame to the line receiving the stop it caused
 CONVEYOR_MODEL = 'models/conveyor_yolov8n_320.onnx'
 
@@ -80,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         host, port = _broker(args, settings, children)
         cloud = Cloud(host, port)
-        line = Line(settings, cloud, host, port, say)
+        line = Line(settings, cloud, host, port)
         say(f'{settings.source} at {settings.framerate:g} Hz, {settings.mode}; ROS_DOMAIN_ID={settings.domain_id}')
         edge = line.run('edge')
         report = figures(edge, mode=settings.mode, model=Path(settings.model).name)
@@ -105,27 +98,6 @@ def run(args: argparse.Namespace) -> int:
     pictures = [str(sheet), str(settings.output / 'annotated.mp4')]
     say('\nPictures: ' + ', '.join(name for name in pictures if Path(name).exists()))
     return _verdict(report, say)
-
-
-class Settings(NamedTuple):
-    """Checked arguments."""
-
-    source: str
-    model: str
-    params_file: Path
-    rules: tuple[Rule, ...]
-    mode: str
-    duration: float
-    framerate: float
-    backend: str
-    round_trip: tuple[float, float] | None
-    output: Path
-    domain_id: str
-
-    @property
-    def simulated(self) -> bool:
-        """Whether the source is the simulated line."""
-        return self.source.startswith('sim://')
 
 
 def check(args: argparse.Namespace) -> Settings:
@@ -235,178 +207,6 @@ def _broker(args: argparse.Namespace, settings: Settings, children: list[Child])
         broker.wait()
         broker.check()
     return '127.0.0.1', int(first.rpartition(':')[2])
-
-
-class Line:
-    """Runs the pipeline between its source, the observer and the cloud."""
-
-    def __init__(self, settings: Settings, cloud: Cloud, host: str, port: int, say: Callable[[str], None]) -> None:
-        self._settings, self._cloud, self._broker, self._say = settings, cloud, (host, port), say
-
-    def run(self, name: str, *, round_trip: tuple[float, float] | None = None) -> Run:
-        """Run the line for the duration.
-
-        Args:
-            name: Names logs and spool.
-            round_trip: Least and greatest delay put into the decision, s; None decides at the edge.
-
-        Raises:
-            EdgeVisionError: A process of it failed.
-
-        """
-        self._cloud.start_over()
-        output = self._settings.output
-        seen_file = output / f'{name}.json'
-        seen_file.unlink(missing_ok=True)
-        shutil.rmtree(output / f'{name}_spool', ignore_errors=True)
-        observer = self._start_observer(name, seen_file)
-        watchers = [observer]
-        if round_trip is None:
-            watchers.append(self._start_recorder(name))
-        nodes: list[Child] = []
-        try:
-            nodes = self._start_nodes(name, round_trip)
-            self._watch(observer, [*watchers, *nodes])
-            end([node for node in nodes if node.name != 'bridge'])
-            end(nodes)
-            end([observer])
-            run = self._collect(seen_file)
-        finally:
-            end([*nodes, *watchers])
-        return run
-
-    def _environment(self) -> dict[str, str]:
-        """Keep the demo's ROS to itself: a domain of its own, on this machine only."""
-        environment = {'ROS_DOMAIN_ID': self._settings.domain_id, 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
-        if os.environ.get('ROS_DISTRO') == 'humble':
-            environment['ROS_LOCALHOST_ONLY'] = '1'
-        environment.update(fast_dds_environment())
-        return environment
-
-    def _start(self, name: str, run_name: str, arguments: Sequence[str], *, pipe: bool = False) -> Child:
-        log = self._settings.output / f'{run_name}_{name}.log'
-        command = ['edge_vision.nodes', *arguments]
-        return Child(name, command, log, self._environment(), pipe=pipe)
-
-    def _start_observer(self, run_name: str, seen_file: Path) -> Child:
-        return self._start(
-            'observer', run_name, ['observer_node', '--ros-args', '-p', f'output:={seen_file}'], pipe=True
-        )
-
-    def _start_recorder(self, run_name: str) -> Child:
-        zones = [
-            f'{rule.name}: {" ".join(str(v) for v in rule.params.points)}'
-            for rule in self._settings.rules
-            if rule.params.points
-        ]
-        arguments = [
-            '-p',
-            f'output:={self._settings.output / "annotated.mp4"}',
-            '-p',
-            f'zones:={json.dumps(zones or [""])}',
-        ]
-        return self._start('recorder', run_name, ['recorder_node', '--ros-args', *arguments])
-
-    def _start_nodes(self, run_name: str, round_trip: tuple[float, float] | None) -> list[Child]:
-        parameters = self._parameters(run_name, remote=round_trip is not None)
-        common = ['--params-file', str(self._settings.params_file)]
-        if self._settings.mode == 'composed':
-            chosen = [p for node in NODES for p in parameters[node]]
-            nodes = [self._start('pipeline', run_name, ['pipeline', '--ros-args', *common, *chosen])]
-        else:
-            nodes = [
-                self._start(node, run_name, [f'{node}_node', '--ros-args', *common, *parameters[node]])
-                for node in reversed(NODES)
-            ]
-        if round_trip is not None:
-            delays = ['-p', f'round_trip_min:={round_trip[0]}', '-p', f'round_trip_max:={round_trip[1]}']
-            nodes.append(self._start('cloud_link', run_name, ['cloud_link_node', '--ros-args', *delays]))
-        return nodes
-
-    def _parameters(self, run_name: str, *, remote: bool) -> dict[str, list[str]]:
-        s = self._settings
-        host, port = self._broker
-        values: dict[str, dict[str, object]] = {
-            'camera': {'video_device': s.source, 'framerate': s.framerate},
-            'detector': {'model_file_path': s.model, **({'backend': s.backend} if s.backend else {})},
-            'decision': {},
-            'bridge': {
-                'broker.host': host,
-                'broker.port': port,
-                'spool.directory': s.output / f'{run_name}_spool',
-                'device_id': 'demo',
-            },
-        }
-        if remote:
-            values['decision'] = {
-                'detections_topics': '["detections_via_cloud"]',
-                'source_timeout': CLOUD_SOURCE_TIMEOUT,
-            }
-        return {
-            node: [word for name, value in chosen.items() for word in ('-p', f'{node}:{name}:={value}')]
-            for node, chosen in values.items()
-        }
-
-    def _watch(self, observer: Child, children: Sequence[Child]) -> None:
-        """Wait for the first decided frame, then for the duration, showing what happens."""
-        latest: dict[str, Any] = {}
-        threading.Thread(target=_read_lines, args=(observer, latest), daemon=True).start()
-        deadline = time.monotonic() + START_TIMEOUT
-        while not latest.get('fps'):
-            _check_all(children)
-            if time.monotonic() > deadline:
-                raise EdgeVisionError(
-                    f'no frame was decided within {START_TIMEOUT:.0f} s; see the logs in {self._settings.output}'
-                )
-            time.sleep(0.05)
-        started = time.monotonic()
-        while (elapsed := time.monotonic() - started) < self._settings.duration:
-            _check_all(children)
-            _show(elapsed, self._settings.duration, latest)
-            time.sleep(0.25)
-        _show_end()
-
-    def _collect(self, seen_file: Path) -> Run:
-        if not seen_file.exists():
-            raise EdgeVisionError(f'the observer left no record; see the logs in {self._settings.output}')
-        seen = json.loads(seen_file.read_text(encoding='utf-8'))
-        flagged = {event['id'] for event in seen['events']}
-        deadline = time.monotonic() + DELIVERY_TIMEOUT
-        while flagged - self._cloud.events.keys() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return Run(seen, self._cloud.events, self._cloud.pictures, self._cloud.duplicated, self._cloud.bytes)
-
-
-def _check_all(children: Sequence[Child]) -> None:
-    for child in children:
-        child.check()
-
-
-def _read_lines(observer: Child, latest: dict[str, Any]) -> None:
-    assert observer.process.stdout is not None  # noqa: S101  it was asked for
-    for line in observer.process.stdout:
-        latest.update(json.loads(line))
-
-
-def _show(elapsed: float, duration: float, latest: Mapping[str, Any]) -> None:
-    if not sys.stdout.isatty():
-        return
-    reaction = latest.get('reaction_ms')
-    words = [
-        f'{elapsed:5.1f}/{duration:.0f} s',
-        'STOP' if latest.get('stopped') else 'run ',
-        f'{latest.get("fps", 0):3.0f} fps',
-        f'decided after {reaction:5.1f} ms' if reaction is not None else 'nothing decided',
-        f'{latest.get("events", 0)} events',
-    ]
-    if 'defects_stopped' in latest:
-        words.append(f'{latest["defects_stopped"]} defects stopped, {latest["defects_missed"]} missed')
-    print('\r' + '  '.join(words).ljust(100), end='', flush=True)
-
-
-def _show_end() -> None:
-    if sys.stdout.isatty():
-        print('\r' + ' ' * 100 + '\r', end='')
 
 
 def _printer() -> Callable[[str], None]:

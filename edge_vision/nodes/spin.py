@@ -19,6 +19,7 @@ from rclpy.qos_overriding_options import InvalidQosOverridesError
 from rclpy.signals import SignalHandlerOptions
 
 from ..errors import EdgeVisionError
+from .memory import keep_freed_memory
 
 # Python gives a waiting thread the interpreter after this long, s. The default of 5 ms would be most
 # of the time there is between a frame and the stop command.
@@ -77,6 +78,7 @@ def run(make_nodes: Callable[[], Sequence[Node]], args: Sequence[str] | None = N
 
     """
     sys.setswitchinterval(SWITCH_INTERVAL)
+    keep_freed_memory()
     log = logging.getLogger('edge_vision')
     log.setLevel(logging.INFO)
     log.handlers = [RosLogHandler()]
