@@ -32,10 +32,14 @@ def share_file(name: str) -> Path:
 def fast_dds_environment() -> dict[str, str]:
     """Return the variable that gives Fast DDS the shipped profile; empty where the user has set one.
 
-    The variable has another name since Fast DDS 3 (Kilted). Other middlewares read neither.
+    The variable has another name since Fast DDS 3 (Kilted). Other middlewares read neither. Humble's
+    ``ROS_LOCALHOST_ONLY`` would not confine the profile's transports, so there it is left out.
     """
+    distro = os.environ.get('ROS_DISTRO')
+    if distro == 'humble' and os.environ.get('ROS_LOCALHOST_ONLY') == '1':
+        return {}
     old, new = 'FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'
     if os.environ.get(old) or os.environ.get(new):
         return {}
-    name = old if os.environ.get('ROS_DISTRO') in ('humble', 'iron', 'jazzy') else new
+    name = old if distro in ('humble', 'iron', 'jazzy') else new
     return {name: str(share_file('config/fastdds.xml'))}
