@@ -134,7 +134,8 @@ class Decision:
         self._sources = {topic: _Source() for topic in params.detections_topics}
         self._causes: dict[tuple[str, str, Action], Cause] = {}
         for topic in self._sources:
-            cause = Cause(STARTING, topic, 'stop', now_ns, f'nothing seen yet on {topic}')
+            reason = f'no {params.release_consecutive_frames} fresh images in a row yet on {topic}'
+            cause = Cause(STARTING, topic, 'stop', now_ns, reason)
             self._causes[cause.key] = cause
         self._command = self._arbitrate()
 

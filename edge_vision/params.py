@@ -182,7 +182,12 @@ class DetectorParams:
 
 @dataclasses.dataclass(frozen=True)
 class DecisionParams:
-    """Parameters of the decision node apart from its rules."""
+    """Parameters of the decision node apart from its rules.
+
+    Raises:
+        ConfigurationError: There is no topic to decide on.
+
+    """
 
     NODE: ClassVar[str] = 'decision'
 
@@ -198,6 +203,11 @@ class DecisionParams:
     image_width: int = param(0, 'Image width of the zones, pixels; 0: from camera_info', bounds=(0, 16384))
     image_height: int = param(0, 'Image height of the zones, pixels; 0: from camera_info', bounds=(0, 16384))
     rules: tuple[str, ...] = param((), 'Names of the rules')
+
+    def __post_init__(self) -> None:
+        """Refuse to decide on nothing: it would never stop."""
+        if not self.detections_topics:
+            raise ConfigurationError('detections_topics is empty, expected at least one topic to decide on')
 
 
 @dataclasses.dataclass(frozen=True)

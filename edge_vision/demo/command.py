@@ -24,11 +24,10 @@ from .cloud import Cloud
 from .line import CLOUD_SOURCE_TIMEOUT, Line, Settings
 from .pictures import Stop, contact_sheet
 from .processes import Child, end
-from .report import Run, all_events, figures, stop_reactions, table, yearly_bill
+from .report import COMMAND_WINDOW_NS, Run, all_events, figures, stop_reactions, table, yearly_bill
 
 SIMULATOR = 'sim://conveyor'
 FRAMERATES = {'composed': 60.0, 'separate': 30.0}
-OUTCOME_WINDOW_NS = 250_000_000  # from a frame to the line receiving the stop it caused
 CONVEYOR_MODEL = 'models/conveyor_yolov8n_320.onnx'
 
 
@@ -263,7 +262,7 @@ def _outcome(truth: Mapping[str, Any], stamp_ns: int) -> str:
     parts = {part['part_id']: part for part in truth.get('parts', ())}
     for stop in truth.get('stops', ()):
         part = parts.get(stop['part_id'])
-        if part is not None and 0 <= stop['stamp_ns'] - stamp_ns <= OUTCOME_WINDOW_NS:
+        if part is not None and 0 <= stop['stamp_ns'] - stamp_ns <= COMMAND_WINDOW_NS:
             stopped = part['outcome'] == 'stopped'
             return f'{part["gate_margin_mm"]:.0f} mm before the gate' if stopped else 'too late: it reached the gate'
     return ''

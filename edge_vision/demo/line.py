@@ -89,8 +89,7 @@ class Line:
         environment = {'ROS_DOMAIN_ID': self._settings.domain_id, 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
         if os.environ.get('ROS_DISTRO') == 'humble':
             environment['ROS_LOCALHOST_ONLY'] = '1'
-        environment.update(fast_dds_environment())
-        return environment
+        return {**environment, **fast_dds_environment()}
 
     def _start(self, name: str, run_name: str, arguments: Sequence[str], *, pipe: bool = False) -> Child:
         log = self._settings.output / f'{run_name}_{name}.log'

@@ -6,7 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..decision import NO_FRESH_IMAGE
+
 SECONDS_PER_YEAR = 365 * 24 * 3600
+COMMAND_WINDOW_NS = 250_000_000  # from a decision to the line receiving its command, at most
 TRUTH = ('parts_total', 'defects_total', 'defects_stopped', 'defects_missed', 'false_stops')
 
 
@@ -49,11 +52,18 @@ def stop_reactions(run: Run) -> dict[str, float]:
         if data['phase'] != 'new' or data['action'] != 'stop' or data['class_id'] == '':
             continue
         later = [at for at in commands if at > max(data['stamp_ns'], taken)]
-        decided_by = data['stamp_ns'] + (data['latency_ms'].get('capture_to_command', 0.0) + 250.0) * 1e6
+        decided_by = data['stamp_ns'] + data['latency_ms'].get('capture_to_command', 0.0) * 1e6 + COMMAND_WINDOW_NS
         if later and later[0] <= decided_by:
             taken = later[0]
             reactions[event['id']] = (taken - data['stamp_ns']) / 1e6
     return reactions
+
+
+def blind_stops(run: Run) -> int:
+    """Count the line's stops without a defect that were for lack of vision, which is what they are there for."""
+    lost = [e['data']['stamp_ns'] for e in all_events(run).values() if e['subject'] == NO_FRESH_IMAGE]
+    idle = [stop['stamp_ns'] for stop in run.seen['truth'].get('stops', ()) if stop['cause'] == 'nothing']
+    return sum(any(abs(at - event) <= COMMAND_WINDOW_NS for event in lost) for at in idle)
 
 
 def all_events(run: Run) -> dict[str, Any]:
@@ -81,7 +91,10 @@ def figures(run: Run, *, mode: str, model: str) -> dict[str, Any]:
     not_processed = len(set(captured) - set(decided))
     replaced = int(detector.get('replaced', 0))
     stops = list(stop_reactions(run).values())
-    truth = run.seen['truth']
+    truth = dict(run.seen['truth'])
+    blind = blind_stops(run)
+    if truth:
+        truth['false_stops'] -= blind
     return {
         'mode': mode,
         'backend': detector.get('backend', ''),
@@ -97,6 +110,7 @@ def figures(run: Run, *, mode: str, model: str) -> dict[str, Any]:
         'overhead_ms': {'p50': percentile(overhead, 50), 'p99': percentile(overhead, 99)},
         'stop_reaction_ms': {'p50': percentile(stops, 50), 'max': percentile(stops, 100)},
         **{name: truth.get(name) for name in TRUTH},
+        'blind_stops': blind,
         'events_flagged': len(all_events(run)),
         'events_delivered': len(run.events),
         'events_duplicated': run.duplicated,
@@ -154,6 +168,7 @@ def _rows(r: Mapping[str, Any]) -> list[tuple[str, str]]:
             ('stopped before the gate', f'{r["defects_stopped"]} of {r["defects_total"]}'),
             ('missed', str(r['defects_missed'])),
             ('stopped for nothing', str(r['false_stops'])),
+            ('stopped as it saw too late', str(r['blind_stops'])),
         ]
     rows += [
         ('Cloud', ''),

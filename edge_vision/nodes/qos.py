@@ -1,8 +1,8 @@
 """The quality of service each topic is offered and asked for with.
 
 Images are reliable with depth 1: the newest frame wins, and with the shipped Fast DDS profile
-(docs/dds.md) none is lost on the way. A best-effort subscriber (rqt, RViz) matches a reliable publisher; to take images from a
-best-effort camera driver, override the subscription with the parameter
+(docs/dds.md) none is lost on the way. A best-effort subscriber (rqt, RViz) matches a reliable publisher; to take
+images from a best-effort camera driver, override the subscription with the parameter
 ``qos_overrides./image_raw.subscription.reliability: best_effort``.
 """
 

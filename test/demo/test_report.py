@@ -13,10 +13,10 @@ def event(name, stamp_ms, *, phase='new', class_id='dent', command_ms=5.0):
         'stamp_ns': stamp_ms * MS,
         'latency_ms': {'capture_to_command': command_ms},
     }
-    return {'id': name, 'data': data}
+    return {'id': name, 'subject': 'defect', 'data': data}
 
 
-def run(*, events=(), stops=(), delivered=None, captured=(), decided=(), infer_ns=(), health=None):
+def run(*, events=(), stops=(), delivered=None, captured=(), decided=(), infer_ns=(), health=None, truth=None):
     seen = {
         'events': list(events),
         'stops': [(at * MS, value) for at, value in stops],
@@ -24,7 +24,7 @@ def run(*, events=(), stops=(), delivered=None, captured=(), decided=(), infer_n
         'decided': [(at * MS, received * MS) for at, received in decided],
         'infer_ns': [(at * MS, ns * MS) for at, ns in infer_ns],
         'health': health or {},
-        'truth': {},
+        'truth': truth or {},
     }
     arrived = {e['id']: e for e in (events if delivered is None else delivered)}
     return Run(seen, arrived, {}, 0, 0)
@@ -94,3 +94,10 @@ def test_the_bill_is_what_a_year_of_pictures_weighs():
 @pytest.mark.parametrize(('count', 'text'), [(0, '0 B'), (999, '999 B'), (1500, '1.5 kB'), (2.5e12, '2.5 TB')])
 def test_bytes_are_written_for_people(count, text):
     assert human_bytes(count) == text
+
+
+def test_a_stop_for_lack_of_vision_is_no_false_stop():
+    truth = {'false_stops': 2, 'stops': [{'cause': 'nothing', 'stamp_ns': at * MS} for at in (1010, 9000)]}
+    blind = {**event('a', 1000, class_id=''), 'subject': 'no_fresh_image'}
+    report = figures(run(events=[blind], truth=truth), mode='', model='')
+    assert (report['false_stops'], report['blind_stops']) == (1, 1)
