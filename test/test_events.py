@@ -68,12 +68,16 @@ def test_event_is_written_as_cloudevents_json():
     }
 
 
-@pytest.mark.parametrize('changes', [
-    {},
-    {'phase': 'end', 'bbox': None, 'score': None, 'class_id': '', 'image': None, 'latency_ms': {}},
-    {'rule': 'no_fresh_image', 'evidence': Evidence(reason='no picture of that stamp')},
-    {'device_id': 'gerät 1', 'camera': 'line1/camera'},
-], ids=['full', 'end without a box', 'built-in cause', 'names that need quoting'])
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {},
+        {'phase': 'end', 'bbox': None, 'score': None, 'class_id': '', 'image': None, 'latency_ms': {}},
+        {'rule': 'no_fresh_image', 'evidence': Evidence(reason='no picture of that stamp')},
+        {'device_id': 'gerät 1', 'camera': 'line1/camera'},
+    ],
+    ids=['full', 'end without a box', 'built-in cause', 'names that need quoting'],
+)
 def test_event_survives_the_way_through_json(changes):
     original = event(**changes)
     assert Event.from_json(original.to_json()) == original
@@ -111,24 +115,28 @@ def changed(path, value):
     return json.dumps(envelope)
 
 
-@pytest.mark.parametrize(('text', 'reason'), [
-    ('{', 'not JSON'),
-    ('[' * 100_000, 'not JSON'),
-    ('[]', 'expected a JSON object'),
-    ('{"specversion": NaN}', 'not JSON'),
-    (changed(['specversion'], '0.3'), r"event\.specversion is '0\.3', expected one of"),
-    (changed(['type'], 'com.example'), r'event\.type'),
-    (changed(['id'], ''), r'event\.id'),
-    (changed(['source'], 'camera'), r"expected '/<device_id>/<camera>'"),
-    (changed(['data'], None), r'event\.data is None'),
-    (changed(['data', 'phase'], 'begin'), r"event\.data\.phase is 'begin', expected one of \['new', 'end'\]"),
-    (changed(['data', 'action'], 'explode'), r'event\.data\.action'),
-    (changed(['data', 'stamp_ns'], -1), r'event\.data\.stamp_ns is -1, expected a whole number'),
-    (changed(['data', 'stamp_ns'], True), r'event\.data\.stamp_ns'),
-    (changed(['data', 'score'], 'high'), r'event\.data\.score'),
-    (changed(['data', 'bbox', 'size_x'], None), r'event\.data\.bbox\.size_x'),
-    (changed(['data', 'evidence', 'kind'], 'film'), r'event\.data\.evidence\.kind'),
-], ids=str)
+@pytest.mark.parametrize(
+    ('text', 'reason'),
+    [
+        ('{', 'not JSON'),
+        ('[' * 100_000, 'not JSON'),
+        ('[]', 'expected a JSON object'),
+        ('{"specversion": NaN}', 'not JSON'),
+        (changed(['specversion'], '0.3'), r"event\.specversion is '0\.3', expected one of"),
+        (changed(['type'], 'com.example'), r'event\.type'),
+        (changed(['id'], ''), r'event\.id'),
+        (changed(['source'], 'camera'), r"expected '/<device_id>/<camera>'"),
+        (changed(['data'], None), r'event\.data is None'),
+        (changed(['data', 'phase'], 'begin'), r"event\.data\.phase is 'begin', expected one of \['new', 'end'\]"),
+        (changed(['data', 'action'], 'explode'), r'event\.data\.action'),
+        (changed(['data', 'stamp_ns'], -1), r'event\.data\.stamp_ns is -1, expected a whole number'),
+        (changed(['data', 'stamp_ns'], True), r'event\.data\.stamp_ns'),
+        (changed(['data', 'score'], 'high'), r'event\.data\.score'),
+        (changed(['data', 'bbox', 'size_x'], None), r'event\.data\.bbox\.size_x'),
+        (changed(['data', 'evidence', 'kind'], 'film'), r'event\.data\.evidence\.kind'),
+    ],
+    ids=str,
+)
 def test_malformed_event_is_refused_with_the_field_named(text, reason):
     with pytest.raises(EventError, match=reason) as caught:
         Event.from_json(text)
@@ -160,8 +168,7 @@ def test_ids_keep_their_order_when_the_clock_steps_back():
 
 def test_ids_made_by_many_threads_are_unique():
     ids = []
-    threads = [threading.Thread(target=lambda: ids.extend([event_id(STAMP_NS) for _ in range(1000)]))
-               for _ in range(8)]
+    threads = [threading.Thread(target=lambda: ids.extend([event_id(STAMP_NS) for _ in range(1000)])) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -169,10 +176,18 @@ def test_ids_made_by_many_threads_are_unique():
     assert len(set(ids)) == 8000
 
 
-@pytest.mark.parametrize(('text', 'segment'), [
-    ('line1', 'line1'), ('a/b', 'a_b'), ('a+b#c', 'a_b_c'), ('$SYS', '_SYS'), ('a\x00b\n', 'a_b_'), ('', 'unnamed'),
-    ('gerät', 'gerät'),
-])
+@pytest.mark.parametrize(
+    ('text', 'segment'),
+    [
+        ('line1', 'line1'),
+        ('a/b', 'a_b'),
+        ('a+b#c', 'a_b_c'),
+        ('$SYS', '_SYS'),
+        ('a\x00b\n', 'a_b_'),
+        ('', 'unnamed'),
+        ('gerät', 'gerät'),
+    ],
+)
 def test_topic_segment_holds_nothing_that_mqtt_reads(text, segment):
     assert topic_segment(text) == segment
 

@@ -37,12 +37,16 @@ def test_crop_without_a_box_shows_the_whole_picture():
     assert decoded(encode(noise(48, 64), 'crop')).shape == (48, 64, 3)
 
 
-@pytest.mark.parametrize(('image', 'kind', 'bbox'), [
-    (noise(8, 8), 'none', None),
-    (np.zeros((0, 0, 3), np.uint8), 'frame', None),
-    (noise(8, 8), 'crop', (20, 20, 30, 30)),
-    (noise(8, 8), 'crop', (-9, -9, -5, -5)),
-], ids=['not wanted', 'empty image', 'right of the image', 'left of the image'])
+@pytest.mark.parametrize(
+    ('image', 'kind', 'bbox'),
+    [
+        (noise(8, 8), 'none', None),
+        (np.zeros((0, 0, 3), np.uint8), 'frame', None),
+        (noise(8, 8), 'crop', (20, 20, 30, 30)),
+        (noise(8, 8), 'crop', (-9, -9, -5, -5)),
+    ],
+    ids=['not wanted', 'empty image', 'right of the image', 'left of the image'],
+)
 def test_nothing_to_show_gives_no_picture(image, kind, bbox):
     assert encode(image, kind, bbox) is None
 

@@ -18,7 +18,6 @@ from mqtt_broker import (
     Link,
     Mosquitto,
     free_port,
-    mosquitto,  # noqa: F401  a fixture
     require_mosquitto,
     wait_until,
 )
@@ -76,7 +75,7 @@ def event_ids(consumer):
     return [json.loads(payload)['id'] for payload in consumer.payloads('events')]
 
 
-def test_event_and_picture_arrive_and_leave_the_spool(mosquitto, spool, make_sender):  # noqa: F811
+def test_event_and_picture_arrive_and_leave_the_spool(mosquitto, spool, make_sender):
     picture = jpeg()
     with Consumer(mosquitto.port) as consumer:
         sender = make_sender(mosquitto.port)
@@ -96,7 +95,7 @@ def test_event_and_picture_arrive_and_leave_the_spool(mosquitto, spool, make_sen
     assert (sender.state.last_error, sender.state.resent) == ('', 0)
 
 
-def test_event_is_sent_as_soon_as_it_is_stored(mosquitto, spool, make_sender):  # noqa: F811
+def test_event_is_sent_as_soon_as_it_is_stored(mosquitto, spool, make_sender):
     with Consumer(mosquitto.port, '+/+/events') as consumer:
         assert make_sender(mosquitto.port).wait_connected(DEADLINE)
         delays = []
@@ -180,7 +179,7 @@ def run_sender(directory, port, count):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
 
-def test_events_survive_a_sender_that_is_killed_again_and_again(tmp_path, mosquitto):  # noqa: F811
+def test_events_survive_a_sender_that_is_killed_again_and_again(tmp_path, mosquitto):
     chance = random.Random(3)
     stored = []
     with Consumer(mosquitto.port) as consumer:
@@ -203,7 +202,7 @@ def test_events_survive_a_sender_that_is_killed_again_and_again(tmp_path, mosqui
         assert hashlib.sha256(pictures[one['topic']]).hexdigest() == one['sha256']
 
 
-def test_availability_tells_online_and_offline(mosquitto, make_sender):  # noqa: F811
+def test_availability_tells_online_and_offline(mosquitto, make_sender):
     with Consumer(mosquitto.port, '#') as consumer:
         sender = make_sender(mosquitto.port)
         consumer.wait(lambda _: consumer.payloads('available') == [b'online'])
@@ -214,7 +213,7 @@ def test_availability_tells_online_and_offline(mosquitto, make_sender):  # noqa:
         assert (message.payload, message.retain) == (b'offline', True)
 
 
-def test_broker_says_offline_when_the_process_is_killed(tmp_path, mosquitto):  # noqa: F811
+def test_broker_says_offline_when_the_process_is_killed(tmp_path, mosquitto):
     with Consumer(mosquitto.port, '+/+/available') as consumer:
         child = run_sender(tmp_path / 'spool', mosquitto.port, 10_000)
         consumer.wait(lambda messages: messages)
@@ -223,7 +222,7 @@ def test_broker_says_offline_when_the_process_is_killed(tmp_path, mosquitto):  #
         consumer.wait(lambda messages: [m.payload for m in messages] == [b'online', b'offline'])
 
 
-def test_close_sends_what_is_left(mosquitto, spool, make_sender):  # noqa: F811
+def test_close_sends_what_is_left(mosquitto, spool, make_sender):
     with Consumer(mosquitto.port, '+/+/events') as consumer:
         sender = make_sender(mosquitto.port)
         stored = append(spool, 300)
@@ -232,7 +231,7 @@ def test_close_sends_what_is_left(mosquitto, spool, make_sender):  # noqa: F811
         assert event_ids(consumer) == stored
 
 
-def test_close_gives_up_when_the_time_is_over(mosquitto, spool, make_sender):  # noqa: F811
+def test_close_gives_up_when_the_time_is_over(mosquitto, spool, make_sender):
     sender = make_sender(mosquitto.port, max_events_per_second=5.0)
     append(spool, 100)
     assert sender.wait_connected(DEADLINE)
@@ -251,7 +250,7 @@ def test_close_does_not_wait_for_an_absent_broker(spool, make_sender):
     assert time.monotonic() - started < 2.0
 
 
-def test_appending_never_waits_for_a_broker_that_hangs(mosquitto, spool, make_sender):  # noqa: F811
+def test_appending_never_waits_for_a_broker_that_hangs(mosquitto, spool, make_sender):
     sender = make_sender(mosquitto.port)
     assert sender.wait_connected(DEADLINE)
     mosquitto.send_signal(signal.SIGSTOP)
@@ -330,20 +329,24 @@ def answering(reply):
     return listener.getsockname()[1]
 
 
-@pytest.mark.parametrize(('reply', 'reason'), [
-    (b'\x20\x02\x00\x01', 'does not answer as a broker of MQTT 3.1.1'),
-    (b'\x20\x02\x00\x04', 'bad user name or password'),
-    (b'\x20\x02\x00\x03', 'server unavailable'),
-    (b'HTTP/1.1 400 Bad Request\r\n\r\n', 'does not answer as a broker'),
-    (b'', 'does not answer as a broker'),
-], ids=['version', 'password', 'unavailable', 'web server', 'silence'])
+@pytest.mark.parametrize(
+    ('reply', 'reason'),
+    [
+        (b'\x20\x02\x00\x01', 'does not answer as a broker of MQTT 3.1.1'),
+        (b'\x20\x02\x00\x04', 'bad user name or password'),
+        (b'\x20\x02\x00\x03', 'server unavailable'),
+        (b'HTTP/1.1 400 Bad Request\r\n\r\n', 'does not answer as a broker'),
+        (b'', 'does not answer as a broker'),
+    ],
+    ids=['version', 'password', 'unavailable', 'web server', 'silence'],
+)
 def test_refusals_are_told_apart(make_sender, reply, reason):
     sender = make_sender(answering(reply))
     assert wait_until(lambda: reason in sender.state.last_error), sender.state.last_error
     assert sender.state.connects == 0
 
 
-def test_too_large_picture_is_made_smaller_and_the_event_tells_the_truth(mosquitto, spool, make_sender):  # noqa: F811
+def test_too_large_picture_is_made_smaller_and_the_event_tells_the_truth(mosquitto, spool, make_sender):
     picture = jpeg(side=200)
     assert len(picture) > 10_000
     with Consumer(mosquitto.port) as consumer:
@@ -367,7 +370,7 @@ def test_limit_that_the_broker_sets_on_packets_is_kept(tmp_path, spool, make_sen
         assert sender.state.connects == 1
 
 
-def test_rate_limits_are_kept(mosquitto, spool, make_sender):  # noqa: F811
+def test_rate_limits_are_kept(mosquitto, spool, make_sender):
     with Consumer(mosquitto.port, '+/+/events') as consumer:
         make_sender(mosquitto.port, max_events_per_second=40.0)
         started = time.monotonic()
@@ -376,7 +379,7 @@ def test_rate_limits_are_kept(mosquitto, spool, make_sender):  # noqa: F811
         assert 0.8 < time.monotonic() - started < 8.0
 
 
-def test_bytes_per_second_are_kept(mosquitto, spool, make_sender):  # noqa: F811
+def test_bytes_per_second_are_kept(mosquitto, spool, make_sender):
     picture = jpeg(side=128)
     with Consumer(mosquitto.port, '+/+/events') as consumer:
         make_sender(mosquitto.port, max_bytes_per_second=4.0 * len(picture))
@@ -387,7 +390,7 @@ def test_bytes_per_second_are_kept(mosquitto, spool, make_sender):  # noqa: F811
 
 
 @pytest.mark.parametrize('in_flight', [1, 2])
-def test_smallest_window_still_delivers(mosquitto, spool, make_sender, in_flight):  # noqa: F811
+def test_smallest_window_still_delivers(mosquitto, spool, make_sender, in_flight):
     with Consumer(mosquitto.port) as consumer:
         make_sender(mosquitto.port, max_in_flight=in_flight)
         stored = append(spool, 20, jpeg())
@@ -395,14 +398,14 @@ def test_smallest_window_still_delivers(mosquitto, spool, make_sender, in_flight
         consumer.wait(lambda _: event_ids(consumer) == stored)
 
 
-def test_stats_are_published(mosquitto, make_sender):  # noqa: F811
+def test_stats_are_published(mosquitto, make_sender):
     with Consumer(mosquitto.port) as consumer:
         make_sender(mosquitto.port, stats=lambda: {'events': 7}, stats_period=0.05)
         consumer.wait(lambda _: len(consumer.payloads('stats')) >= 2)
         assert json.loads(consumer.payloads('stats')[0]) == {'events': 7}
 
 
-def test_broken_stats_do_not_hold_up_events(mosquitto, spool, make_sender):  # noqa: F811
+def test_broken_stats_do_not_hold_up_events(mosquitto, spool, make_sender):
     sender = make_sender(mosquitto.port, stats=lambda: {}['missing'], stats_period=0.01)
     assert wait_until(lambda: 'no statistics' in sender.state.last_error)
     append(spool, 10)
@@ -412,24 +415,67 @@ def test_broken_stats_do_not_hold_up_events(mosquitto, spool, make_sender):  # n
 
 def certificates(directory):
     """Make an authority, a server certificate for 'localhost' and a client certificate."""
+
     def openssl(*arguments):
         subprocess.run(['openssl', *arguments], check=True, capture_output=True, cwd=directory)
 
-    openssl('req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-keyout', 'ca.key', '-out', 'ca.pem', '-subj', '/CN=CA',
-            '-days', '2')
+    openssl(
+        'req',
+        '-x509',
+        '-newkey',
+        'rsa:2048',
+        '-nodes',
+        '-keyout',
+        'ca.key',
+        '-out',
+        'ca.pem',
+        '-subj',
+        '/CN=CA',
+        '-days',
+        '2',
+    )
     for name in ('localhost', 'client'):
-        openssl('req', '-newkey', 'rsa:2048', '-nodes', '-keyout', f'{name}.key', '-out', f'{name}.csr',
-                '-subj', f'/CN={name}')
+        openssl(
+            'req',
+            '-newkey',
+            'rsa:2048',
+            '-nodes',
+            '-keyout',
+            f'{name}.key',
+            '-out',
+            f'{name}.csr',
+            '-subj',
+            f'/CN={name}',
+        )
         (directory / 'san').write_text(f'subjectAltName=DNS:{name}\n')
-        openssl('x509', '-req', '-in', f'{name}.csr', '-CA', 'ca.pem', '-CAkey', 'ca.key', '-CAcreateserial',
-                '-out', f'{name}.pem', '-days', '2', '-extfile', 'san')
+        openssl(
+            'x509',
+            '-req',
+            '-in',
+            f'{name}.csr',
+            '-CA',
+            'ca.pem',
+            '-CAkey',
+            'ca.key',
+            '-CAcreateserial',
+            '-out',
+            f'{name}.pem',
+            '-days',
+            '2',
+            '-extfile',
+            'san',
+        )
 
 
 def test_tls_with_client_certificate_works_and_a_wrong_authority_is_refused(tmp_path, spool, make_sender):
     require_mosquitto()
     certificates(tmp_path)
-    lines = (f'cafile {tmp_path}/ca.pem', f'certfile {tmp_path}/localhost.pem', f'keyfile {tmp_path}/localhost.key',
-             'require_certificate true')
+    lines = (
+        f'cafile {tmp_path}/ca.pem',
+        f'certfile {tmp_path}/localhost.pem',
+        f'keyfile {tmp_path}/localhost.key',
+        'require_certificate true',
+    )
     trusted = {'enabled': True, 'ca_file': f'{tmp_path}/ca.pem'}
     own = {'certificate_file': f'{tmp_path}/client.pem', 'key_file': f'{tmp_path}/client.key'}
     with Mosquitto(tmp_path, extra='\n'.join(lines)) as broker:
@@ -447,35 +493,41 @@ def test_tls_with_client_certificate_works_and_a_wrong_authority_is_refused(tmp_
         assert not nameless.state.connected
 
 
-@pytest.mark.parametrize(('settings', 'reason'), [
-    ({'host': ''}, 'no bare host name'),
-    ({'host': 'mqtt://robot:secret@broker'}, 'no bare host name'),
-    ({'port': 0}, 'port is 0, expected 1'),
-    ({'keep_alive': 0}, 'keep_alive is 0'),
-    ({'protocol': '4'}, "protocol is '4', expected one of"),
-    ({'max_events_per_second': -1.0}, 'max_events_per_second'),
-    ({'max_in_flight': 0}, 'max_in_flight is 0'),
-    ({'max_payload_bytes': 10}, 'max_payload_bytes is 10'),
-    ({'credentials_file': '/missing'}, "credentials_file is '/missing', which cannot be read: No such file"),
-    ({'credentials_file': '/dev/null'}, 'expected the user name in its first line'),
-    ({'host': 'broker.example', 'tls': TlsSettings(enabled=False)}, 'in the clear; switch broker.tls on'),
-    ({'host': 'broker.example', 'tls': TlsSettings(ca_file='/missing')}, 'expected readable PEM files'),
-])
+@pytest.mark.parametrize(
+    ('settings', 'reason'),
+    [
+        ({'host': ''}, 'no bare host name'),
+        ({'host': 'mqtt://robot:secret@broker'}, 'no bare host name'),
+        ({'port': 0}, 'port is 0, expected 1'),
+        ({'keep_alive': 0}, 'keep_alive is 0'),
+        ({'protocol': '4'}, "protocol is '4', expected one of"),
+        ({'max_events_per_second': -1.0}, 'max_events_per_second'),
+        ({'max_in_flight': 0}, 'max_in_flight is 0'),
+        ({'max_payload_bytes': 10}, 'max_payload_bytes is 10'),
+        ({'credentials_file': '/missing'}, "credentials_file is '/missing', which cannot be read: No such file"),
+        ({'credentials_file': '/dev/null'}, 'expected the user name in its first line'),
+        ({'host': 'broker.example', 'tls': TlsSettings(enabled=False)}, 'in the clear; switch broker.tls on'),
+        ({'host': 'broker.example', 'tls': TlsSettings(ca_file='/missing')}, 'expected readable PEM files'),
+    ],
+)
 def test_bad_setting_is_refused_with_the_way_out(settings, reason):
     with pytest.raises(ConfigurationError, match=reason) as caught:
         BrokerSettings(**settings)
     assert 'secret' not in str(caught.value)
 
 
-@pytest.mark.parametrize(('settings', 'tls'), [
-    ({}, False),
-    ({'host': 'localhost'}, False),
-    ({'host': '::1'}, False),
-    ({'host': 'broker.example'}, True),
-    ({'host': '192.168.1.5'}, True),
-    ({'tls': TlsSettings(enabled=True)}, True),
-    ({'host': 'broker.example', 'tls': TlsSettings(enabled=False), 'allow_insecure': True}, False),
-])
+@pytest.mark.parametrize(
+    ('settings', 'tls'),
+    [
+        ({}, False),
+        ({'host': 'localhost'}, False),
+        ({'host': '::1'}, False),
+        ({'host': 'broker.example'}, True),
+        ({'host': '192.168.1.5'}, True),
+        ({'tls': TlsSettings(enabled=True)}, True),
+        ({'host': 'broker.example', 'tls': TlsSettings(enabled=False), 'allow_insecure': True}, False),
+    ],
+)
 def test_tls_is_on_unless_the_broker_is_on_this_machine(settings, tls):
     assert BrokerSettings(**settings).uses_tls is tls
 

@@ -126,7 +126,7 @@ def test_old_flags_go_before_new_ones_and_stops_stay(directory):
             spool.append(e)
         left = ids(spool)
         assert left[:10] == [e.id for e in stops]
-        assert left[10:] == [e.id for e in flags[-len(left) + 10:]]
+        assert left[10:] == [e.id for e in flags[-len(left) + 10 :]]
         assert spool.dropped.events == 210 - len(left) > 0
 
 
@@ -222,10 +222,13 @@ def test_closed_spool_says_so(directory):
         Spool(directory).pending()
 
 
-@pytest.mark.parametrize(('bounds', 'reason'), [
-    ({'max_bytes': 10}, 'max_bytes is 10, expected at least'),
-    ({'max_age': -1.0}, r'max_age is -1\.0'),
-])
+@pytest.mark.parametrize(
+    ('bounds', 'reason'),
+    [
+        ({'max_bytes': 10}, 'max_bytes is 10, expected at least'),
+        ({'max_age': -1.0}, r'max_age is -1\.0'),
+    ],
+)
 def test_impossible_bound_is_refused(directory, bounds, reason):
     with pytest.raises(ConfigurationError, match=reason):
         Spool(directory, **bounds)
@@ -265,7 +268,7 @@ def test_no_damage_keeps_the_spool_from_opening(directory):
         broken = bytearray(content[: chance.randrange(len(content))] if chance.random() < 0.5 else content)
         for _ in range(chance.randrange(5)):
             start = chance.randrange(len(broken) + 1)
-            broken[start:start + 200] = chance.randbytes(len(broken[start:start + 200]))
+            broken[start : start + 200] = chance.randbytes(len(broken[start : start + 200]))
         (directory / DATABASE).write_bytes(broken)
         with Spool(directory) as spool:
             assert isinstance(ids(spool), list)
@@ -310,7 +313,8 @@ def test_killed_process_leaves_every_event_it_had_stored(directory):
     stored = []
     for round_ in range(4):
         child = subprocess.Popen(
-            [sys.executable, '-c', CHILD, str(directory)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+            [sys.executable, '-c', CHILD, str(directory)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
         for _ in range(10 + 7 * round_):
             stored += child.stdout.readline().split()
         child.send_signal(signal.SIGKILL)
@@ -350,6 +354,7 @@ with Spool(sys.argv[1]) as spool:
 
 def test_full_disk_is_an_error_and_loses_nothing_that_was_stored(directory):
     child = subprocess.run(
-        [sys.executable, '-c', FULL_DISK, str(directory)], capture_output=True, text=True, cwd=ROOT, check=False)
+        [sys.executable, '-c', FULL_DISK, str(directory)], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert child.returncode == 0, child.stderr
     assert re.match(r'cannot write to the spool in .*; check the disk and the permissions', child.stdout)

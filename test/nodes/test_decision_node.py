@@ -1,0 +1,387 @@
+import json
+import time
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from geometry_msgs.msg import Twist, TwistStamped
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import CameraInfo
+from std_msgs.msg import Bool, String
+from std_srvs.srv import SetBool, Trigger
+from vision_msgs.msg import Detection2DArray
+
+from edge_vision.detections import Detections, InferenceTimes
+from edge_vision.frames import Frame
+from edge_vision.nodes import qos
+from edge_vision.nodes.convert import detections_to_msg, ns_from_stamp
+from edge_vision.nodes.decision_node import DecisionNode
+from edge_vision.nodes.detector_node import latency_to_msg
+
+PATIENT = {'source_timeout': 20.0, 'release_consecutive_frames': 2}  # no pause of a busy machine is silence
+GATE = {**PATIENT, 'rules': ['gate'], 'gate.trigger_consecutive_frames': 2, 'gate.release_consecutive_frames': 2}
+
+
+class Robot(Node):
+    """Stands for the robot and the detector: shows what is in ``labels`` 50 times a second, and notes what comes."""
+
+    def __init__(self, **kwargs):
+        super().__init__('robot', **kwargs)
+        self.stops, self.runs, self.cmd_vels, self.alarms = [], [], [], []
+        self.states, self.flagged, self.events, self.reports = [], [], [], []
+        self.labels, self.box, self.age = None, (10, 10, 30, 30), 0.0
+        self._detections_pubs = {}
+        self.latency_pub = self.create_publisher(DiagnosticArray, 'latency', qos.EACH)
+        self.info_pub = self.create_publisher(CameraInfo, 'camera_info', qos.EACH)
+        self.cmd_vel_pub = self.create_publisher(Twist, 'cmd_vel_in', 1)
+        self.create_subscription(Bool, 'stop', lambda msg: self.stops.append(msg.data), qos.LATCHED)
+        self.create_subscription(Bool, 'conveyor/run', lambda msg: self.runs.append(msg.data), qos.LATCHED)
+        self.create_subscription(Bool, 'alarm', lambda msg: self.alarms.append(msg.data), qos.LATCHED)
+        self.create_subscription(Twist, 'cmd_vel_out', lambda msg: self.cmd_vels.append(msg.linear.x), 10)
+        self.create_subscription(DiagnosticStatus, 'state', self.states.append, qos.LATCHED)
+        self.create_subscription(Detection2DArray, 'flagged', self.flagged.append, qos.EACH)
+        self.create_subscription(String, 'events', lambda msg: self.events.append(json.loads(msg.data)), qos.EVENTS)
+        self.create_subscription(DiagnosticArray, '/diagnostics', self.reports.append, 10)
+        self.create_timer(0.02, self._show)
+
+    def see(self, *labels, stamp_ns=None, topic='detections'):
+        """Publish one frame's detections and return their stamp."""
+        n = len(labels)
+        stamp_ns = time.time_ns() - round(self.age * 1e9) if stamp_ns is None else stamp_ns
+        boxes, scores = np.tile(np.float32(self.box), (n, 1)), np.full(n, 0.9, np.float32)
+        self.publish(detections_to_msg(Detections(stamp_ns, 'camera', boxes, scores, labels)), topic)
+        return stamp_ns
+
+    def publish(self, msg, topic='detections'):
+        if topic not in self._detections_pubs:
+            self._detections_pubs[topic] = self.create_publisher(Detection2DArray, topic, 10)
+        self._detections_pubs[topic].publish(msg)
+
+    def _show(self):
+        if self.labels is not None:
+            self.see(*self.labels)
+
+    @property
+    def stopped(self):
+        return self.stops[-1:] == [True] and self.runs[-1:] == [False]
+
+    @property
+    def running(self):
+        return self.stops[-1:] == [False] and self.runs[-1:] == [True]
+
+    @property
+    def message(self):
+        return self.states[-1].message if self.states else ''
+
+    @property
+    def state(self):
+        return {pair.key: pair.value for pair in self.states[-1].values}
+
+
+@pytest.fixture
+def robot(make_node):
+    return make_node(Robot)
+
+
+@pytest.fixture
+def decide(make_node, robot, spin_until):
+    """Make the node and wait until it hears the robot; with ``run`` also until it lets the robot run."""
+
+    def make(parameters=PATIENT, *, run=True, **kwargs):
+        node = make_node(DecisionNode, parameters=parameters, **kwargs)
+        spin_until(lambda: robot.stopped and robot.count_subscribers('cmd_vel_in'))
+        if run:
+            robot.labels = ()
+            spin_until(lambda: robot.running)
+        return node
+
+    return make
+
+
+def test_it_says_stop_from_the_start_and_repeats_it(decide, robot, spin_until):
+    decide(run=False)
+    spin_until(lambda: len(robot.stops) >= 5)
+    assert set(robot.stops) == {True}
+    assert set(robot.runs) == {False}
+    spin_until(lambda: robot.states and len(robot.cmd_vels) >= 3 and robot.alarms)
+    assert set(robot.cmd_vels) == {0.0}
+    assert set(robot.alarms) == {False}
+    assert robot.message == 'stop: starting'
+    assert robot.state['starting@detections.reason'] == 'no 5 fresh images in a row yet on detections'
+
+
+def test_fresh_detections_release_the_start(decide, robot, spin_until):
+    decide()
+    assert robot.stops.index(False) > 0
+    spin_until(lambda: robot.message == 'running')
+    assert robot.states[-1].level == DiagnosticStatus.OK
+
+
+def test_every_decided_frame_is_answered_by_its_stamp(decide, robot, spin_until):
+    decide(GATE)
+    robot.labels = None
+    stamps = [robot.see(), robot.see('dent')]
+    spin_until(lambda: len(robot.flagged) >= 2 and ns_from_stamp(robot.flagged[-1].header.stamp) == stamps[1])
+    assert [ns_from_stamp(msg.header.stamp) for msg in robot.flagged[-2:]] == stamps
+    assert [len(msg.detections) for msg in robot.flagged[-2:]] == [0, 1]
+    assert robot.flagged[-1].header.frame_id == 'camera'
+
+
+def test_rule_stops_and_says_why_and_releases(decide, robot, spin_until):
+    decide({**GATE, 'gate.classes': ['dent']})
+    robot.labels = ('cup', 'dent')
+    spin_until(lambda: robot.stopped and 'gate@detections.class_id' in robot.state)
+    assert robot.states[-1].level == DiagnosticStatus.ERROR
+    state = robot.state
+    assert (state['stop'], state['speed_ratio']) == ('True', '0.000')
+    assert (state['gate@detections.class_id'], state['gate@detections.frames']) == ('dent', '2')
+    assert state['gate@detections.reason'].startswith('dent 0.90 in gate, 2 frames in a row')
+    assert float(state['gate@detections.capture_to_command_ms']) > 0
+    robot.labels = ('cup',)
+    spin_until(lambda: robot.running and robot.message == 'running')
+
+
+def test_event_is_told_at_its_begin_and_end(decide, robot, spin_until):
+    node = decide({**GATE, 'gate.evidence': 'frame'})
+    robot.labels = ('dent',)
+    spin_until(lambda: robot.stopped)
+    robot.labels = ()
+    spin_until(lambda: len(robot.events) >= 2)
+    begin, end = (event['data'] for event in robot.events)
+    assert (begin['phase'], begin['rule'], begin['action'], begin['class_id']) == ('new', 'gate', 'stop', 'dent')
+    assert begin['evidence']['kind'] == 'frame'
+    assert begin['bbox'] == {'center_x': 20.0, 'center_y': 20.0, 'size_x': 20.0, 'size_y': 20.0}
+    assert begin['latency_ms']['capture_to_command'] >= begin['latency_ms']['decide'] >= 0
+    assert begin['stamp_ns'] in {ns_from_stamp(msg.header.stamp) for msg in robot.flagged if msg.detections}
+    assert (end['phase'], end['rule'], end['class_id']) == ('end', 'gate', '')
+    assert end['stamp_ns'] > begin['stamp_ns']
+    assert robot.events[0]['id'] < robot.events[1]['id']
+    assert node.get_name() == 'decision'
+
+
+def test_event_carries_the_figures_of_a_detector_in_another_process(decide, robot, spin_until):
+    decide({**GATE, 'gate.trigger_consecutive_frames': 1})
+    robot.labels = None
+    spin_until(robot.latency_pub.get_subscription_count)
+    found = Detections(time.time_ns(), 'camera', np.float32([[1, 1, 9, 9]]), np.float32([0.9]), ('dent',))
+    robot.latency_pub.publish(latency_to_msg(found, InferenceTimes(2_000_000, 30_000_000)))
+    robot.latency_pub.publish(DiagnosticArray(status=[DiagnosticStatus(values=[KeyValue(key='infer_ms', value='x')])]))
+    robot.latency_pub.publish(DiagnosticArray())
+    spin_until(lambda: any(figures(report).get('malformed') == '2' for report in robot.reports))
+    robot.publish(detections_to_msg(found))
+    spin_until(lambda: robot.events)
+    latency_ms = robot.events[0]['data']['latency_ms']
+    assert (latency_ms['capture_to_infer'], latency_ms['infer']) == (2.0, 30.0)
+
+
+def figures(report):
+    return {pair.key: pair.value for status in report.status for pair in status.values}
+
+
+def test_silence_stops(decide, robot, spin_until):
+    decide({'source_timeout': 1.0, 'release_consecutive_frames': 2})
+    robot.labels = None
+    spin_until(lambda: robot.stopped and robot.message == 'stop: no_fresh_image')
+    assert 's old, allowed are 1.0 s' in robot.state['no_fresh_image@detections.reason']
+    spin_until(lambda: robot.events and robot.events[-1]['data']['rule'] == 'no_fresh_image')
+    robot.labels = ()
+    spin_until(lambda: robot.running)
+
+
+@pytest.mark.parametrize('age', [21.0, -1.0], ids=['old', 'from the future'])
+def test_images_that_are_not_fresh_release_nothing(decide, robot, spin_until, age):
+    decide(run=False)
+    robot.labels, robot.age = (), age
+    spin_until(lambda: len(robot.flagged) >= 10)
+    assert set(robot.stops) == {True}
+    assert robot.message == 'stop: starting'
+
+
+MALFORMED = {'nan box': {'x': float('nan')}, 'empty label': {'label': ''}, 'nan score': {'score': float('nan')}}
+
+
+@pytest.mark.parametrize('change', MALFORMED.values(), ids=MALFORMED)
+def test_malformed_message_is_no_fresh_look_and_is_counted(decide, robot, spin_until, change):
+    decide(run=False)
+    for _ in range(5):
+        robot.see()
+        time.sleep(0.002)
+        robot.publish(malformed(**change))
+    spin_until(lambda: any(figures(report).get('malformed') == '5' for report in robot.reports))
+    assert set(robot.stops) == {True}
+    robot.labels = ()
+    spin_until(lambda: robot.running)
+
+
+def malformed(x=1.0, label='dent', score=0.9):
+    box, scores = np.float32([[0, 0, 9, 9]]), np.float32([0.9])
+    msg = detections_to_msg(Detections(time.time_ns(), 'camera', box, scores, ('dent',)))
+    msg.detections[0].bbox.center.position.x = x
+    msg.detections[0].results[0].hypothesis.class_id = label
+    msg.detections[0].results[0].hypothesis.score = score
+    return msg
+
+
+def drive(robot, speed, spin_until, expected):
+    """Command a speed until the expected one comes out."""
+
+    def comes_out():
+        robot.cmd_vel_pub.publish(command(speed))
+        return robot.cmd_vels and robot.cmd_vels[-1] == expected
+
+    robot.cmd_vels.clear()
+    spin_until(comes_out)
+
+
+def command(speed):
+    msg = Twist()
+    msg.linear.x = speed
+    return msg
+
+
+def test_speed_is_let_through_slowed_down_and_cut(decide, robot, spin_until):
+    slow = {'slow.classes': ['person'], 'slow.action_type': 'slowdown', 'slow.slowdown_ratio': 0.25}
+    decide({**GATE, **slow, 'rules': ['gate', 'slow'], 'gate.classes': ['dent']})
+    drive(robot, 0.8, spin_until, expected=0.8)
+    robot.labels = ('person',)
+    drive(robot, 0.8, spin_until, expected=0.2)
+    robot.labels = ('person', 'dent')
+    spin_until(lambda: robot.stopped)
+    robot.cmd_vels.clear()
+    for _ in range(5):
+        robot.cmd_vel_pub.publish(command(0.8))
+    spin_until(lambda: len(robot.cmd_vels) >= 8)
+    assert set(robot.cmd_vels) == {0.0}
+
+
+def test_stamped_speed_is_gated_too(robot, make_node, spin_until):
+    make_node(DecisionNode, parameters={**PATIENT, 'stamped_cmd_vel': True}, namespace='stamped')
+    received = []
+    robot.create_subscription(TwistStamped, 'stamped/cmd_vel_out', received.append, 10)
+    spin_until(lambda: len(received) >= 3)
+    assert {msg.twist.linear.x for msg in received} == {0.0}
+    assert ns_from_stamp(received[-1].header.stamp) > time.time_ns() - 60_000_000_000
+    publisher = robot.create_publisher(TwistStamped, 'stamped/cmd_vel_in', 1)
+    moving = TwistStamped(twist=command(0.8))
+
+    def moves():
+        robot.see(topic='stamped/detections')
+        publisher.publish(moving)
+        return received[-1].twist.linear.x == 0.8
+
+    spin_until(moves)
+
+
+def test_alarm_holds_as_long_as_its_rule(decide, robot, spin_until):
+    decide({**GATE, 'gate.action_type': 'alarm'})
+    robot.labels = ('dent',)
+    spin_until(lambda: robot.alarms[-1])
+    assert robot.running
+    robot.labels = ()
+    spin_until(lambda: not robot.alarms[-1])
+
+
+def test_reset_says_what_still_holds_and_releases_a_latch(decide, robot, spin_until, call):
+    decide({**GATE, 'gate.latch': True})
+    reset = robot.create_client(Trigger, 'decision/reset')
+    assert call(reset, Trigger.Request()).success
+    robot.labels = ('dent',)
+    spin_until(lambda: robot.stopped)
+    answer = call(reset, Trigger.Request())
+    assert not answer.success
+    assert answer.message.startswith('still held by gate: dent 0.90 in gate')
+    robot.labels = ()
+    spin_until(lambda: robot.state.get('gate@detections.latched') == 'True')
+    assert robot.stopped
+    answer = call(reset, Trigger.Request())
+    assert (answer.success, answer.message) == (True, 'nothing holds a stop')
+    spin_until(lambda: robot.running)
+
+
+def test_operator_stops_and_releases(decide, robot, spin_until, call):
+    decide()
+    stop = robot.create_client(SetBool, 'decision/stop')
+    assert call(stop, SetBool.Request(data=True)).success
+    spin_until(lambda: robot.stopped and robot.message == 'stop: operator_stop')
+    assert not call(robot.create_client(Trigger, 'decision/reset'), Trigger.Request()).success
+    assert call(stop, SetBool.Request(data=False)).success
+    spin_until(lambda: robot.running)
+    spin_until(lambda: len(robot.events) >= 2)
+    assert [event['data']['phase'] for event in robot.events] == ['new', 'end']
+
+
+def test_zone_is_of_the_image_that_camera_info_tells(decide, robot, spin_until):
+    points = [0.5, 0.0, 1.0, 0.0, 1.0, 1.0, 0.5, 1.0]
+    decide({**GATE, 'gate.points': points})
+    robot.box, robot.labels = (100, 100, 120, 120), ('dent',)
+    spin_until(lambda: robot.stopped)
+    robot.info_pub.publish(CameraInfo(width=640, height=480))
+    spin_until(lambda: robot.running)
+    robot.box = (400, 100, 420, 120)
+    spin_until(lambda: robot.stopped)
+    spin_until(lambda: len(robot.events) >= 3)
+    assert robot.events[2]['data']['image'] == {'width': 640, 'height': 480}
+
+
+def test_image_size_given_as_parameter_goes_before_camera_info(decide, robot, spin_until):
+    points = [0.5, 0.0, 1.0, 0.0, 1.0, 1.0, 0.5, 1.0]
+    decide({**GATE, 'gate.points': points, 'image_width': 200, 'image_height': 200})
+    robot.info_pub.publish(CameraInfo(width=640, height=480))
+    robot.box, robot.labels = (110, 100, 120, 120), ('dent',)
+    spin_until(lambda: robot.stopped)
+
+
+def test_every_camera_must_be_seen(decide, robot, spin_until):
+    decide({**PATIENT, 'detections_topics': ['left/detections', 'right/detections']}, run=False)
+
+    def shown(*sides):
+        for side in sides:
+            robot.see(topic=f'{side}/detections')
+        return len(robot.flagged) >= 20
+
+    spin_until(lambda: shown('left'))
+    assert set(robot.stops) == {True}
+    spin_until(lambda: shown('left', 'right') and robot.running)
+
+
+def test_rule_changed_while_it_runs_is_in_force_at_once(decide, robot, spin_until):
+    node = decide({**GATE, 'gate.classes': ['dent']})
+    robot.labels = ('person',)
+    assert node.set_parameters([Parameter('gate.classes', value=['person'])])[0].successful
+    spin_until(lambda: robot.stopped)
+    assert not node.set_parameters([Parameter('gate.action_type', value='halt')])[0].successful
+    assert robot.stopped
+    assert node.set_parameters([Parameter('gate.enabled', value=False)])[0].successful
+    spin_until(lambda: robot.running)
+
+
+def test_detector_of_the_same_process_is_decided_on_and_its_frame_goes_with_the_event(decide, robot, spin_until):
+    told = []
+    node = decide(
+        {**GATE, 'gate.trigger_consecutive_frames': 1}, run=False, composed=True, on_event=lambda *a: told.append(a)
+    )
+    robot.see('dent')
+    for label in ((), (), ('dent',)):
+        stamp_ns = time.time_ns()
+        frame = Frame(np.zeros((480, 640, 3), np.uint8), stamp_ns, 'camera')
+        n = len(label)
+        boxes, scores = np.zeros((n, 4), np.float32), np.full(n, 0.9, np.float32)
+        found = Detections(stamp_ns, 'camera', boxes, scores, label, image_size=frame.size)
+        node.decide_own(found, frame, InferenceTimes(1_000_000, 2_000_000))
+        time.sleep(0.002)
+    spin_until(lambda: told and len(robot.flagged) >= 3)
+    assert len(robot.flagged) == 3
+    event, same_frame = told[0]
+    assert same_frame is frame
+    assert (event.rule, event.stamp_ns, event.image) == ('gate', stamp_ns, (640, 480))
+    assert (event.latency_ms['capture_to_infer'], event.latency_ms['infer']) == (1.0, 2.0)
+
+
+def test_last_word_is_stop(decide, robot, ros, spin_until):
+    node = decide()
+    robot.labels = None
+    ros.remove_node(node)
+    node.destroy_node()
+    spin_until(lambda: robot.stopped)
+    assert robot.cmd_vels[-1] == 0.0

@@ -1,0 +1,583 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_vision.decision import NO_FRESH_IMAGE, OPERATOR_STOP, STARTING, Command, Decision
+from edge_vision.detections import Detections
+from edge_vision.params import DecisionParams
+from edge_vision.rules import Rule, RuleParams
+
+MS = 1_000_000
+EPOCH_NS = 1_795_620_896_000_000_000  # stamps are on another clock than the caller's
+TIMEOUT_MS = 300
+RUNNING = Command(stop=False, alarm=False, speed_ratio=1.0)
+STOPPED = Command(stop=True, alarm=False, speed_ratio=0.0)
+
+
+def seen(stamp_ns, labels, scores=None):
+    n = len(labels)
+    score = np.array(scores or [0.9] * n, np.float32)
+    return Detections(stamp_ns, 'camera', np.tile(np.float32([0, 0, 9, 9]), (n, 1)), score, tuple(labels))
+
+
+def rule(name='gate', **params):
+    return Rule(name, RuleParams(**{'trigger_consecutive_frames': 1, 'release_consecutive_frames': 1, **params}))
+
+
+class Line:
+    """A decision with a clock in ms, on which every cause must be accounted for."""
+
+    def __init__(self, *rules, sources=('detections',), **params):
+        self.params = DecisionParams(detections_topics=sources, **{'release_consecutive_frames': 1, **params})
+        self.now_ms = 1000
+        self.decision = Decision(self.params, rules, self.now_ms * MS)
+        self.source = sources[0]
+        self.newest_ms = dict.fromkeys(sources, 0)
+        self._held = {cause.key for cause in self.decision.causes}
+
+    def frame(self, *labels, age=20, after=33, source=None, scores=None):
+        """Observe, ``after`` ms later, a frame that is ``age`` ms old."""
+        self.now_ms += after
+        source = source or self.source
+        captured_ms = self.now_ms - age
+        found = seen(EPOCH_NS + captured_ms * MS, labels, scores)
+        outcome = self.decision.observe(source, found, captured_ms * MS, self.now_ms * MS)
+        assert outcome.fresh == (self.newest_ms[source] < captured_ms and 0 <= age <= TIMEOUT_MS)
+        if outcome.fresh:
+            self.newest_ms[source] = captured_ms
+        return self._account(outcome)
+
+    def old_frame(self, *labels, source=None, before=0):
+        """Observe a frame captured ``before`` ms before the newest one of its source."""
+        return self.frame(
+            *labels, source=source, age=self.now_ms - self.newest_ms[source or self.source] + before, after=0
+        )
+
+    def frames(self, count, *labels, **kwargs):
+        for _ in range(count):
+            outcome = self.frame(*labels, **kwargs)
+        return outcome
+
+    def reject(self, source=None):
+        return self._account(self.decision.reject(source or self.source, self.now_ms * MS))
+
+    def wait(self, ms):
+        self.now_ms += ms
+        return self._account(self.decision.tick(self.now_ms * MS))
+
+    def operator(self, hold):
+        return self._account(self.decision.operator_stop(hold, self.now_ms * MS))
+
+    def reset(self):
+        return self._account(self.decision.reset())
+
+    def configure(self, *rules):
+        return self._account(self.decision.configure(self.params, rules))
+
+    def _account(self, outcome):
+        started, ended = {c.key for c in outcome.started}, {c.key for c in outcome.ended}
+        self._held = (self._held | started) - ended
+        assert self._held == {cause.key for cause in self.decision.causes}
+        assert outcome.command == self.decision.command
+        assert outcome.command == most_restrictive(self.decision)
+        return outcome
+
+    @property
+    def causes(self):
+        return [cause.name for cause in self.decision.causes]
+
+    @property
+    def command(self):
+        return self.decision.command
+
+
+def most_restrictive(decision):
+    """Say again what is commanded, in other words; rules slow down to a half."""
+    actions = {cause.action for cause in decision.causes}
+    ratio = 0.0 if 'stop' in actions else 0.5 if 'slowdown' in actions else 1.0
+    return Command('stop' in actions, 'alarm' in actions, ratio)
+
+
+def running(*rules, **params):
+    line = Line(*rules, **params)
+    for source in line.params.detections_topics:
+        line.frames(line.params.release_consecutive_frames, source=source, after=1)
+    assert line.command == RUNNING
+    return line
+
+
+# Starting and seeing nothing
+
+
+def test_it_starts_stopped():
+    line = Line(sources=('left', 'right'))
+    assert line.command == STOPPED
+    assert [(cause.name, cause.source) for cause in line.decision.causes] == [(STARTING, 'left'), (STARTING, 'right')]
+
+
+@pytest.mark.parametrize('count', [1, 2, 5])
+def test_exactly_so_many_fresh_frames_in_a_row_release_the_start(count):
+    line = Line(release_consecutive_frames=count)
+    for _ in range(count - 1):
+        assert line.frame().command.stop
+    outcome = line.frame()
+    assert outcome.command == RUNNING
+    assert [cause.name for cause in outcome.ended] == [STARTING]
+
+
+INTERRUPTIONS = {
+    'late': lambda line: line.frame(age=TIMEOUT_MS + 1),
+    'future': lambda line: line.frame(age=-1),
+    'repeated': lambda line: line.old_frame(),
+    'reordered': lambda line: line.old_frame(before=15),
+    'malformed': lambda line: line.reject(),
+    'silence': lambda line: line.wait(TIMEOUT_MS),
+}
+
+
+@pytest.mark.parametrize('interrupt', INTERRUPTIONS.values(), ids=INTERRUPTIONS)
+def test_whatever_is_no_fresh_look_makes_the_count_begin_again(interrupt):
+    line = Line(release_consecutive_frames=3)
+    line.frames(2)
+    assert interrupt(line).command.stop
+    assert line.frames(2).command.stop
+    assert line.frame().command == RUNNING
+
+
+def test_gap_between_two_frames_counts_although_nobody_looked_at_the_time():
+    line = Line(release_consecutive_frames=3)
+    line.frames(2)
+    assert line.frame(after=TIMEOUT_MS + 1).command.stop
+    line = running(release_consecutive_frames=2)
+    outcome = line.frame(after=TIMEOUT_MS + 1)
+    assert [cause.name for cause in outcome.started] == [NO_FRESH_IMAGE]
+    assert outcome.command.stop
+    assert line.frame().command == RUNNING
+
+
+def test_image_is_fresh_until_it_is_older_than_the_timeout():
+    line = running()
+    assert line.wait(TIMEOUT_MS - 20).command == RUNNING
+    outcome = line.wait(1)
+    assert outcome.command == STOPPED
+    (cause,) = outcome.started
+    assert (cause.name, cause.source, cause.since_ns) == (NO_FRESH_IMAGE, 'detections', line.now_ms * MS)
+    assert cause.reason == 'the newest image of detections is 0.301 s old, allowed are 0.3 s'
+
+
+def test_frames_that_come_but_are_old_are_no_fresh_look():
+    line = running()
+    for _ in range(30):
+        line.frame(age=TIMEOUT_MS + 1)
+    assert line.causes == [NO_FRESH_IMAGE]
+
+
+def test_age_of_the_image_counts_not_of_the_message():
+    line = Line()
+    assert line.frame(age=TIMEOUT_MS).command == RUNNING
+    assert line.wait(1).command == STOPPED
+
+
+@pytest.mark.parametrize('count', [1, 3])
+def test_fresh_frames_in_a_row_end_the_lack_of_vision(count):
+    line = running(release_consecutive_frames=count)
+    line.wait(TIMEOUT_MS + 1)
+    assert line.frames(count - 1).command.stop if count > 1 else line.command.stop
+    assert line.frame().command == RUNNING
+
+
+def test_each_source_must_be_seen():
+    line = Line(sources=('left', 'right'))
+    line.frame(source='left')
+    assert line.command.stop
+    line.frame(source='right')
+    assert line.command == RUNNING
+    for _ in range(12):
+        line.frame(source='left')
+    assert [(cause.name, cause.source) for cause in line.decision.causes] == [(NO_FRESH_IMAGE, 'right')]
+
+
+def test_seeing_nothing_is_said_once():
+    line = running()
+    started = [cause for _ in range(5) for cause in line.wait(TIMEOUT_MS).started]
+    assert len(started) == 1
+
+
+# Rules
+
+
+@pytest.mark.parametrize('count', [1, 2, 4])
+def test_exactly_so_many_frames_in_a_row_trigger(count):
+    line = running(rule(trigger_consecutive_frames=count))
+    for _ in range(count - 1):
+        assert not line.frame('dent').changed
+    outcome = line.frame('dent')
+    assert outcome.command == STOPPED
+    (cause,) = outcome.started
+    assert (cause.name, cause.source, cause.action, cause.frames) == ('gate', 'detections', 'stop', count)
+
+
+def test_clear_fresh_frame_makes_the_trigger_count_begin_again():
+    line = running(rule(trigger_consecutive_frames=2))
+    for labels in (['dent'], [], ['dent'], []):
+        assert line.frame(*labels).command == RUNNING
+
+
+@pytest.mark.parametrize('interrupt', list(INTERRUPTIONS)[:-1])
+def test_what_is_no_fresh_look_does_not_hide_what_was_seen(interrupt):
+    line = running(rule(trigger_consecutive_frames=2))
+    line.frame('dent')
+    INTERRUPTIONS[interrupt](line)
+    line.frame('dent')
+    assert 'gate' in line.causes
+
+
+@pytest.mark.parametrize('age', [TIMEOUT_MS + 1, -1, 20])
+def test_frame_that_is_not_fresh_triggers_all_the_same(age):
+    line = running(rule())
+    assert not line.frame('dent', age=age, after=0).fresh
+    assert 'gate' in line.causes
+
+
+@pytest.mark.parametrize('count', [1, 2, 4])
+def test_exactly_so_many_clear_fresh_frames_in_a_row_release(count):
+    line = running(rule(release_consecutive_frames=count))
+    line.frame('dent')
+    for _ in range(count - 1):
+        assert line.frame().command.stop
+    outcome = line.frame()
+    assert outcome.command == RUNNING
+    assert [cause.name for cause in outcome.ended] == ['gate']
+
+
+@pytest.mark.parametrize('interrupt', INTERRUPTIONS.values(), ids=INTERRUPTIONS)
+def test_whatever_is_no_fresh_look_makes_the_release_count_begin_again(interrupt):
+    line = running(rule(release_consecutive_frames=3))
+    line.frame('dent')
+    line.frames(2)
+    interrupt(line)
+    assert line.frames(2).command.stop
+    assert line.frame().command == RUNNING
+
+
+def test_cause_names_the_best_detection_and_the_frame():
+    line = running(rule(classes=('dent', 'scratch'), min_score=0.5))
+    outcome = line.frame('person', 'dent', 'scratch', 'dent', scores=[0.99, 0.6, 0.8, 0.4])
+    (cause,) = outcome.started
+    assert cause.box == 2
+    assert cause.stamp_ns == EPOCH_NS + (line.now_ms - 20) * MS
+    assert cause.since_ns == line.now_ms * MS
+    assert cause.reason == 'scratch 0.80 in gate, 1 frames in a row'
+    assert outcome.flagged.tolist() == [1, 2]
+
+
+def test_flagged_are_those_of_all_rules_once_triggered_or_not():
+    line = running(rule('a', classes=('dent',), trigger_consecutive_frames=9), rule('b', classes=('dent', 'person')))
+    assert line.frame('dent', 'cup', 'person').flagged.tolist() == [0, 2]
+    assert line.frame().flagged.tolist() == []
+
+
+def test_same_rule_on_two_sources_is_two_causes():
+    line = running(rule(), sources=('left', 'right'))
+    line.frame('dent', source='left', after=1)
+    line.frame('dent', source='right', after=1)
+    line.frame(source='left', after=1)
+    assert line.command.stop
+    assert line.frame(source='right', after=1).command == RUNNING
+
+
+ACTIONS = ['stop', 'slowdown', 'alarm', 'flag']
+
+
+@pytest.mark.parametrize('held', [[], *[[a] for a in ACTIONS], *[[a, b] for a in ACTIONS for b in ACTIONS], ACTIONS])
+def test_most_restrictive_action_wins(held):
+    rules = [rule(f'{action}_{i}', action_type=action) for i, action in enumerate(held)]
+    line = running(*rules)
+    command = line.frame('dent').command
+    assert command.stop == ('stop' in held)
+    assert command.alarm == ('alarm' in held)
+    assert command.speed_ratio == (0.0 if 'stop' in held else 0.5 if 'slowdown' in held else 1.0)
+
+
+def test_least_speed_of_several_slowdowns_wins():
+    line = running(
+        rule('a', action_type='slowdown', slowdown_ratio=0.8),
+        rule('b', action_type='slowdown', slowdown_ratio=0.3, classes=('dent',)),
+    )
+    decision = line.decision
+    for label, ratio in (('person', 0.8), ('dent', 0.3), ('person', 0.8)):
+        line.now_ms += 33
+        captured_ns = line.now_ms * MS
+        outcome = decision.observe('detections', seen(captured_ns, [label]), captured_ns, captured_ns)
+        assert outcome.command.speed_ratio == ratio
+
+
+def test_rule_that_is_not_enabled_does_nothing():
+    line = running(rule(enabled=False))
+    outcome = line.frame('dent')
+    assert outcome.command == RUNNING
+    assert outcome.flagged.tolist() == []
+
+
+# Latch, operator and reset
+
+
+def test_latched_stop_is_released_by_reset_only_once_nothing_holds_it():
+    line = running(rule(latch=True))
+    line.frame('dent')
+    assert line.reset().command.stop
+    line.frames(20)
+    assert line.command.stop
+    assert line.decision.causes[0].latched
+    assert line.reset().command == RUNNING
+
+
+def test_latched_stop_seen_again_needs_clear_frames_again():
+    line = running(rule(latch=True, release_consecutive_frames=2))
+    line.frame('dent')
+    line.frames(2)
+    line.frame('dent')
+    assert line.reset().command.stop
+    line.frame()
+    assert line.reset().command.stop
+    line.frame()
+    assert line.reset().command == RUNNING
+
+
+def test_operator_stop_is_released_by_the_operator_only():
+    line = running(rule())
+    assert line.operator(hold=True).started[0].name == OPERATOR_STOP
+    assert not line.operator(hold=True).changed
+    line.frames(20)
+    assert line.reset().command.stop
+    assert line.configure().command.stop
+    assert line.operator(hold=False).command == RUNNING
+    assert not line.operator(hold=False).changed
+
+
+def test_operator_cannot_release_what_else_holds():
+    line = running(rule())
+    line.frame('dent')
+    assert line.operator(hold=False).command.stop
+    line = Line()
+    assert line.operator(hold=False).command.stop
+    assert line.reset().command.stop
+
+
+# Other rules while it runs
+
+CHANGES = {
+    'removed': [],
+    'disabled': [rule(enabled=False)],
+    'another action': [rule(action_type='flag')],
+}
+
+
+@pytest.mark.parametrize('rules', CHANGES.values(), ids=CHANGES)
+def test_cause_of_a_rule_that_is_no_more_ends(rules):
+    line = running(rule())
+    line.frame('dent')
+    outcome = line.configure(*rules)
+    assert outcome.command == RUNNING
+    assert [cause.name for cause in outcome.ended] == ['gate']
+
+
+@pytest.mark.parametrize('clear_frames', [0, 5], ids=['still seen', 'clear'])
+@pytest.mark.parametrize('rules', CHANGES.values(), ids=CHANGES)
+def test_latched_stop_outlives_its_rule(rules, clear_frames):
+    line = running(rule(latch=True))
+    line.frame('dent')
+    line.frames(clear_frames) if clear_frames else None
+    assert line.configure(*rules).command.stop
+    assert line.frames(5).command.stop
+    assert line.reset().command == RUNNING
+
+
+def test_latched_alarm_does_not_keep_its_rule_from_stopping_later():
+    line = running(rule(latch=True, action_type='alarm'))
+    line.frame('dent')
+    line.frame()
+    line.configure(rule(latch=True, action_type='stop'))
+    assert line.frame('dent').command == Command(stop=True, alarm=True, speed_ratio=0.0)
+
+
+def test_other_causes_go_on_when_rules_change():
+    line = running(rule('a', release_consecutive_frames=3), rule('b'))
+    line.frame('dent')
+    line.frames(2)
+    outcome = line.configure(rule('a', release_consecutive_frames=3, min_score=0.7))
+    assert outcome.command.stop
+    assert line.causes == ['a']
+    assert line.frame().command == RUNNING
+
+
+def test_rule_added_while_it_runs_is_in_force_with_the_next_frame():
+    line = running()
+    assert line.configure(rule()).command == RUNNING
+    assert line.frame('dent').command.stop
+
+
+def test_slowdown_whose_rule_is_no_more_lets_nothing_through():
+    line = running(rule(latch=True, action_type='slowdown'))
+    line.frame('dent')
+    assert line.decision.configure(line.params, []).command.speed_ratio == 0.0
+
+
+def test_timeout_changed_while_it_runs_is_in_force_at_once():
+    line = running()
+    line.decision.configure(DecisionParams(source_timeout=0.1, release_consecutive_frames=1), [])
+    assert line.wait(81).command.stop
+
+
+# Laws
+
+STEPS = {
+    'late': lambda line, source: line.frame(age=TIMEOUT_MS + 1, source=source),
+    'late hit': lambda line, source: line.frame('dent', age=TIMEOUT_MS + 1, source=source),
+    'future': lambda line, source: line.frame(age=-20, source=source),
+    'repeated': lambda line, source: line.old_frame(source=source),
+    'reordered': lambda line, source: line.old_frame(source=source, before=15),
+    'malformed': lambda line, source: line.reject(source),
+    'short wait': lambda line, source: line.wait(40),
+    'long wait': lambda line, source: line.wait(TIMEOUT_MS + 1),
+    'clear': lambda line, source: line.frame(source=source),
+    'clear after a pause': lambda line, source: line.frame(source=source, after=TIMEOUT_MS + 1),
+    'hit': lambda line, source: line.frame('dent', source=source),
+    'reset': lambda line, source: line.reset(),
+    'operator stops': lambda line, source: line.operator(hold=True),
+    'operator releases': lambda line, source: line.operator(hold=False),
+    'no rules': lambda line, source: line.configure(),
+    'rules': lambda line, source: line.configure(*RULES),
+    'alarms only': lambda line, source: line.configure(*[rule(r.name, latch=True, action_type='alarm') for r in RULES]),
+}
+RULES = [
+    rule('stopping', release_consecutive_frames=2),
+    rule('latching', latch=True, trigger_consecutive_frames=2),
+    rule('slowing', action_type='slowdown'),
+    rule('alarming', action_type='alarm', latch=True),
+]
+UNUSABLE = ['late', 'late hit', 'future', 'repeated', 'reordered', 'malformed', 'short wait', 'long wait']
+
+
+def sequences(names, *, sources=('left', 'right'), most=25):
+    return st.lists(st.tuples(st.sampled_from(list(names)), st.sampled_from(sources)), max_size=most)
+
+
+def run(line, steps):
+    return [STEPS[name](line, source) for name, source in steps]
+
+
+def held_by_latch():
+    line = running(rule('latching', latch=True), sources=('left', 'right'))
+    line.frame('dent', source='left', after=1)
+    return line
+
+
+def held_by_operator():
+    line = running(sources=('left', 'right'))
+    line.operator(hold=True)
+    return line
+
+
+def held_by_rule():
+    line = running(*RULES, sources=('left', 'right'))
+    line.frame('dent', source='left', after=1)
+    return line
+
+
+def held_by_silence():
+    line = running(*RULES, sources=('left', 'right'))
+    line.wait(TIMEOUT_MS + 1)
+    return line
+
+
+def held_by_start():
+    return Line(*RULES, sources=('left', 'right'))
+
+
+@pytest.mark.parametrize('held', [held_by_start, held_by_silence, held_by_rule, held_by_latch, held_by_operator])
+@given(sequences([*UNUSABLE, 'reset']))
+def test_nothing_but_fresh_frames_ever_releases_a_stop(held, steps):
+    line = held()
+    if held is held_by_rule:
+        line.frame(source='left', age=TIMEOUT_MS + 1)
+    assert all(outcome.command.stop for outcome in run(line, steps))
+
+
+@given(sequences([name for name in STEPS if name != 'reset']))
+def test_latched_stop_survives_everything_but_reset(steps):
+    assert all(outcome.command.stop for outcome in run(held_by_latch(), steps))
+
+
+@given(sequences([name for name in STEPS if name != 'operator releases']))
+def test_operator_stop_survives_everything_but_its_release(steps):
+    assert all(outcome.command.stop for outcome in run(held_by_operator(), steps))
+
+
+@pytest.mark.parametrize('sources', [('left',), ('left', 'right')], ids=['one source', 'two sources'])
+@given(st.data())
+def test_it_runs_exactly_while_every_source_has_been_seen_often_enough(sources, data):
+    count = data.draw(st.integers(1, 3))
+    line = Line(sources=sources, release_consecutive_frames=count)
+    in_a_row, is_seen = dict.fromkeys(sources, 0), dict.fromkeys(sources, False)
+    first = data.draw(sequences(['clear'], sources=sources))
+    then = data.draw(sequences([*UNUSABLE, 'clear', 'clear after a pause'], sources=sources))
+    for name, source in first + then:
+        newest_ms = dict(line.newest_ms)
+        outcome = STEPS[name](line, source)
+        for each in sources:
+            if line.now_ms - newest_ms[each] > TIMEOUT_MS:
+                in_a_row[each], is_seen[each] = 0, False
+        if not name.endswith('wait'):
+            in_a_row[source] = in_a_row[source] + 1 if outcome.fresh else 0
+            is_seen[source] |= in_a_row[source] >= count
+        assert outcome.command == (RUNNING if all(is_seen.values()) else STOPPED)
+
+
+@given(sequences([*UNUSABLE, 'clear', 'hit']))
+def test_each_source_is_decided_on_as_if_it_were_alone(steps):
+    both = Line(*RULES, sources=('left', 'right'), release_consecutive_frames=2)
+    run(both, steps)
+    alone = {}
+    for own in ('left', 'right'):
+        line = Line(*RULES, sources=(own,), release_consecutive_frames=2)
+        for name, source in steps:
+            if source == own or name.endswith('wait'):
+                STEPS[name](line, own)
+            elif name not in {'malformed', 'repeated', 'reordered'}:
+                line.now_ms += 33
+        line.wait(0)
+        alone[own] = line
+    both.wait(0)
+    together = {cause.key: cause for cause in both.decision.causes}
+    assert together.keys() == {cause.key for line in alone.values() for cause in line.decision.causes}
+    assert all(together[c.key].latched == c.latched for line in alone.values() for c in line.decision.causes)
+
+
+@given(st.data())
+def test_order_in_which_sources_interleave_makes_no_difference(data):
+    names = st.lists(st.sampled_from(['clear', 'hit']), min_size=1, max_size=8)
+    left, right = data.draw(names), data.draw(names)
+    order = data.draw(st.permutations(['left'] * len(left) + ['right'] * len(right)))
+
+    def outcome(order):
+        line = Line(*RULES, sources=('left', 'right'), release_consecutive_frames=2)
+        queues = {'left': list(left), 'right': list(right)}
+        for source in order:
+            labels = ['dent'] if queues[source].pop(0) == 'hit' else []
+            line.frame(*labels, source=source, after=1, age=0)
+        return line.command, {(*cause.key, cause.latched, cause.frames) for cause in line.decision.causes}
+
+    assert outcome(order) == outcome(sorted(order))
+
+
+@given(sequences(STEPS))
+def test_looking_at_the_time_more_often_changes_nothing_but_when_it_is_noticed(steps):
+    seldom, often = (Line(*RULES, sources=('left', 'right'), release_consecutive_frames=2) for _ in range(2))
+    for name, source in steps:
+        STEPS[name](seldom, source)
+        often.wait(0)
+        STEPS[name](often, source)
+        assert seldom.command == often.command
+    assert {cause.key for cause in seldom.decision.causes} == {cause.key for cause in often.decision.causes}
