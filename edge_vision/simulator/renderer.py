@@ -134,7 +134,7 @@ class Renderer:
         cv2.multiply(band, self._belt_light, dst=image[self._rail : height - self._rail], scale=1 / 128)
         x, y = (int(i) for i in self._rng.integers(0, 64, 2))
         cv2.add(image, self._noise[y : y + height, x : x + width], dst=image)
-        return np.asarray(cv2.subtract(image, (NOISE_MEAN,) * 3, dst=image), np.uint8)
+        return np.asarray(cv2.subtract(image, (NOISE_MEAN,) * 4, dst=image), np.uint8)
 
     def prepare(self, part: Part) -> None:
         """Draw a part ahead of the scene that first shows it; may run beside `render` in another thread."""
