@@ -29,6 +29,7 @@ from edge_vision.simulator.dataset import HELD_OUT, make_picture
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {'conf': 0.25, 'iou': 0.45, 'max_det': 300}
+INPUT_SIZE = (256, 320)  # height, width
 SEED = 1001
 SIZES = ((640, 480), (320, 320), (501, 377), (360, 480), (961, 541), (1280, 720))
 
@@ -36,7 +37,7 @@ SIZES = ((640, 480), (320, 320), (501, 377), (360, 480), (961, 541), (1280, 720)
 def record(model: YOLO, picture: Path) -> dict[str, Any]:
     """Predict one picture and note every box."""
     result = model.predict(
-        str(picture), imgsz=320, agnostic_nms=False, device='cpu', save=False, verbose=False, **SETTINGS
+        str(picture), imgsz=INPUT_SIZE, agnostic_nms=False, device='cpu', save=False, verbose=False, **SETTINGS
     )[0]
     height, width = result.orig_shape
     boxes = [

@@ -32,6 +32,7 @@ from edge_vision.simulator.renderer import CLASSES
 
 MODEL_NAME = 'conveyor_yolov8n_320.onnx'
 INPUT_SIZE = 320
+EXPORTED_SIZE = [256, 320]  # height, width: what a 4:3 picture needs; a square would be a quarter grey bars
 DESCRIPTION = 'YOLOv8n trained from scratch on simulated pictures of the edge_vision conveyor'
 RECIPE: dict[str, Any] = {
     'imgsz': INPUT_SIZE,
@@ -90,7 +91,7 @@ def train(data: Path, output: Path, *, flaw_epochs: int, epochs: int, seed: int)
 
 def export(checkpoint: Path, target: Path) -> Path:
     """Export a checkpoint to ONNX and describe it without the paths of the machine it was trained on."""
-    made = YOLO(str(checkpoint)).export(format='onnx', imgsz=INPUT_SIZE, opset=17, simplify=True, dynamic=False)
+    made = YOLO(str(checkpoint)).export(format='onnx', imgsz=EXPORTED_SIZE, opset=17, simplify=True, dynamic=False)
     graph = onnx.load(made)
     for entry in graph.metadata_props:
         if entry.key == 'description':
@@ -102,7 +103,7 @@ def export(checkpoint: Path, target: Path) -> Path:
 def judge(model: Path, data: Path) -> dict[str, Any]:
     """Measure the exported model on the held-out pictures."""
     metrics = YOLO(str(model), task='detect').val(
-        data=str(data), split='test', imgsz=INPUT_SIZE, batch=1, device='cpu', plots=False, workers=0
+        data=str(data), split='test', imgsz=EXPORTED_SIZE, batch=1, device='cpu', plots=False, workers=0
     )
     box = metrics.box
     per_class = {

@@ -108,7 +108,7 @@ def test_it_says_stop_from_the_start_and_repeats_it(decide, robot, spin_until):
     assert set(robot.cmd_vels) == {0.0}
     assert set(robot.alarms) == {False}
     assert robot.message == 'stop: starting'
-    assert robot.state['starting@detections.reason'] == 'no 5 fresh images in a row yet on detections'
+    assert robot.state['starting@detections.reason'] == 'no 2 fresh images in a row yet on detections'
 
 
 def test_fresh_detections_release_the_start(decide, robot, spin_until):
