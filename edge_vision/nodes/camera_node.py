@@ -24,6 +24,8 @@ from .convert import header, image_to_msg
 from .parameters import declare_and_follow
 from .spin import Worker
 
+RUN_TIMEOUT = 0.5  # s after which a simulated line stops when it hears nothing
+
 
 class CameraNode(Node):
     """Reads a source, hands every frame to the slot of this process and publishes it to others.
@@ -91,14 +93,26 @@ class CameraNode(Node):
         )
 
     def _connect_simulator(self) -> None:
-        """Let a simulated line obey ``conveyor/run`` and tell what really happened on it."""
+        """Let a simulated line obey ``conveyor/run``, stop when that falls silent, and tell what really happened."""
         set_run, truth = getattr(self._source, 'set_run', None), getattr(self._source, 'truth', None)
         if set_run is None or truth is None:
             return
         truth_pub = self.create_publisher(String, '~/truth', qos.LATCHED)
         self._publish_truth = lambda: truth_pub.publish(String(data=json.dumps(truth())))
         self.create_timer(0.5, self._publish_truth)
-        self.create_subscription(Bool, 'conveyor/run', lambda msg: set_run(msg.data, time.time_ns()), qos.LATCHED)
+        heard_at = time.monotonic()
+
+        def on_run(msg: Bool) -> None:
+            nonlocal heard_at
+            heard_at = time.monotonic()
+            set_run(msg.data, time.time_ns())
+
+        def watch() -> None:
+            if time.monotonic() - heard_at > RUN_TIMEOUT:
+                set_run(False, time.time_ns())
+
+        self.create_subscription(Bool, 'conveyor/run', on_run, qos.LATCHED)
+        self.create_timer(RUN_TIMEOUT / 2, watch)
 
     def _capture(self) -> None:
         while not self._stopping.is_set():

@@ -7,7 +7,7 @@ measured from the left edge. Times are seconds since the line was switched on an
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -29,6 +29,7 @@ BRAKING_M_S2 = 3.0
 ACCELERATION_M_S2 = 1.0
 DRIVE_DELAY_S = 0.020
 PICK_TIME_S = 0.5
+RECORDS_KEPT = 200
 STEP_S = 0.1
 
 
@@ -236,8 +237,10 @@ class World:
         self._made = 0
         self._settled: set[int] = set()
         self._unanswered: set[int] = set()
-        self._records: list[PartRecord] = []
-        self._stops: list[StopRecord] = []
+        self._records: deque[PartRecord] = deque(maxlen=RECORDS_KEPT)
+        self._stops: deque[StopRecord] = deque(maxlen=RECORDS_KEPT)
+        self._outcomes: Counter[str] = Counter()
+        self._causes: Counter[str] = Counter()
         self._stop_belt_m = 0.0
         self._supply()
 
@@ -280,24 +283,25 @@ class World:
         self._permitted = run
         self._commands.append((max(at_s + DRIVE_DELAY_S, self._now_s), run))
         if not run:
-            self._stops.append(StopRecord(self._stop_cause(), at_s, stamp_ns))
+            stop = StopRecord(self._stop_cause(), at_s, stamp_ns)
+            self._stops.append(stop)
+            self._causes[stop.cause] += 1
             self._stop_belt_m = self._belt_m - self._belt_speed * max(0.0, self._now_s - at_s)
             self._unanswered.clear()
 
     def truth(self) -> dict[str, Any]:
-        """Give counts and records, ready for JSON."""
-        outcomes = [record.outcome for record in self._records]
-        causes = [stop.cause for stop in self._stops]
+        """Give counts of everything and the newest `RECORDS_KEPT` records of each kind, ready for JSON."""
+        outcomes, causes = self._outcomes, self._causes
         return {
-            'parts_total': len(outcomes),
-            'defects_total': outcomes.count('stopped') + outcomes.count('missed'),
-            'defects_stopped': outcomes.count('stopped'),
-            'defects_missed': outcomes.count('missed'),
-            'parts_rejected': outcomes.count('rejected'),
-            'stops_total': len(causes),
-            'false_stops': causes.count('nothing'),
-            'late_stops': causes.count('late'),
-            'stops_without_defect': causes.count('nothing') + causes.count('late'),
+            'parts_total': sum(outcomes.values()),
+            'defects_total': outcomes['stopped'] + outcomes['missed'],
+            'defects_stopped': outcomes['stopped'],
+            'defects_missed': outcomes['missed'],
+            'parts_rejected': outcomes['rejected'],
+            'stops_total': sum(causes.values()),
+            'false_stops': causes['nothing'],
+            'late_stops': causes['late'],
+            'stops_without_defect': causes['nothing'] + causes['late'],
             'parts': [asdict(record) for record in self._records],
             'stops': [asdict(stop) for stop in self._stops],
         }
@@ -374,6 +378,7 @@ class World:
         margin_mm = max(0.0, GATE_X * VIEW_WIDTH_M - edge) * 1000
         defects = tuple(defect.class_id for defect in part.defects)
         self._settled.add(part.part_id)
+        self._outcomes[outcome] += 1
         self._records.append(PartRecord(part.part_id, defects, outcome, self._now_s, edge, margin_mm))
 
     def _leading_edge(self, part: Part) -> float:

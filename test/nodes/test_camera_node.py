@@ -1,3 +1,4 @@
+import json
 import time
 
 import cv2
@@ -133,10 +134,17 @@ def test_end_of_a_folder_is_said_and_nothing_is_repeated(make_camera, listen, sp
 
 
 def test_simulated_line_obeys_and_tells_the_truth(make_camera, make_node, listen, spin_until):
-    pytest.importorskip('edge_vision.simulator.source')
     images, truths = listen(Image, 'image_raw'), listen(String, 'camera/truth', qos.LATCHED)
     run_pub = make_node(node_name='line').create_publisher(Bool, 'conveyor/run', qos.LATCHED)
     make_camera(video_device='sim://conveyor?seed=3', image_width=160, image_height=120, framerate=20.0)
     run_pub.publish(Bool(data=True))
     spin_until(lambda: len(images) >= 3 and truths)
     assert (images[0].width, images[0].height) == (160, 120)
+
+
+def test_simulated_line_stops_when_it_hears_nothing_any_more(make_camera, make_node, listen, spin_until):
+    truths = listen(String, 'camera/truth', qos.LATCHED)
+    run_pub = make_node(node_name='line').create_publisher(Bool, 'conveyor/run', qos.LATCHED)
+    make_camera(video_device='sim://conveyor', image_width=160, image_height=120, framerate=20.0)
+    run_pub.publish(Bool(data=True))
+    spin_until(lambda: truths and json.loads(truths[-1].data)['stops_total'] == 1)
