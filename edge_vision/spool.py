@@ -35,10 +35,12 @@ CREATE TABLE events (
 CREATE INDEX events_to_drop ON events (keep, seq);
 CREATE TABLE pictures (seq INTEGER PRIMARY KEY, keep INTEGER NOT NULL, picture BLOB NOT NULL);
 CREATE INDEX pictures_to_drop ON pictures (keep, seq);
+CREATE TABLE delivered (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE);
 PRAGMA user_version = {_FORMAT};
 COMMIT;
 """
 
+_REMEMBERED = 10_000
 _ROW_BYTES = 160  # what a row costs beyond its texts: keys, three index entries, page headers
 _SIZE = f'{_ROW_BYTES} + length(CAST(event AS BLOB)) + coalesce(length(picture), 0)'
 _CLOCK_NOT_SET_NS = 1_600_000_000 * 10**9  # a device without a battery starts in 1970
@@ -191,7 +193,7 @@ class Spool:
         """Put events with their pictures on disk in one transaction.
 
         Returns:
-            How many are new; those whose id waits already are left as they are.
+            How many are new; those whose id waits or was delivered already are left as they are.
 
         Raises:
             SpoolError: They cannot be written; nothing of them is stored.
@@ -232,6 +234,8 @@ class Spool:
     def acknowledge(self, seqs: Iterable[int]) -> None:
         """Delete events that have arrived; places that are empty already are skipped.
 
+        The newest `_REMEMBERED` ids are kept, so that an event that is announced again is not sent again.
+
         Raises:
             SpoolError: The database cannot be written.
 
@@ -239,7 +243,11 @@ class Spool:
         transaction = self._transaction(self._reader, 'delete from the spool')
         with self._write_lock, self._read_lock, transaction as (connection, tally):
             for seq in seqs:
+                connection.execute('INSERT OR IGNORE INTO delivered SELECT seq, id FROM events WHERE seq = ?', (seq,))
                 _delete(connection, seq, tally)
+            connection.execute(
+                'DELETE FROM delivered WHERE seq <= (SELECT max(seq) FROM delivered) - ?', (_REMEMBERED,)
+            )
 
     def listen(self, callback: Callable[[], None]) -> None:
         """Have ``callback`` called after each append, in the thread that appended."""
@@ -366,6 +374,8 @@ class Spool:
 
 def _insert(connection: sqlite3.Connection, event: list[object], picture: bytes | None, tally: _Tally) -> None:
     """Store one event (id, keep, stored_ns, json) unless its id is there."""
+    if connection.execute('SELECT 1 FROM delivered WHERE id = ?', event[:1]).fetchone():
+        return
     cursor = connection.execute('INSERT OR IGNORE INTO events (id, keep, stored_ns, event) VALUES (?, ?, ?, ?)', event)
     if cursor.rowcount == 0:
         return
@@ -451,7 +461,7 @@ def _check(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(str(error)) from error
     if verdict != 'ok':
         raise sqlite3.DatabaseError(verdict.splitlines()[-1])
-    if (version, tables) != (0, set()) and not (version == _FORMAT and tables >= {'events', 'pictures'}):
+    if (version, tables) != (0, set()) and not (version == _FORMAT and tables >= {'events', 'pictures', 'delivered'}):
         msg = f'it has format {version} and tables {sorted(tables)}, expected format {_FORMAT}'
         raise sqlite3.DatabaseError(msg)
 

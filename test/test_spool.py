@@ -358,3 +358,12 @@ def test_full_disk_is_an_error_and_loses_nothing_that_was_stored(directory):
     )
     assert child.returncode == 0, child.stderr
     assert re.match(r'cannot write to the spool in .*; check the disk and the permissions', child.stdout)
+
+
+def test_an_event_announced_again_after_its_delivery_is_not_sent_again(tmp_path):
+    with Spool(tmp_path) as spool:
+        spool.append(event(id='a'))
+        spool.acknowledge([stored.seq for stored in spool.pending()])
+    with Spool(tmp_path) as spool:
+        assert spool.append_many([(event(id='a'), None), (event(id='b'), None)]) == 1
+        assert [stored.id for stored in spool.pending()] == ['b']

@@ -10,6 +10,7 @@ from ..decision import NO_FRESH_IMAGE
 
 SECONDS_PER_YEAR = 365 * 24 * 3600
 COMMAND_WINDOW_NS = 250_000_000  # from a decision to the line receiving its command, at most
+WARM_UP_NS = 1_000_000_000
 TRUTH = ('parts_total', 'defects_total', 'defects_stopped', 'defects_missed', 'false_stops')
 
 
@@ -75,14 +76,15 @@ def figures(run: Run, *, mode: str, model: str) -> dict[str, Any]:
     """Make the report of a run.
 
     Reaction is counted per frame, from its stamp to ``flagged`` received in another process; overhead is what
-    of it was not inference. The run counts from the first decided frame to the last.
+    of it was not inference. The run counts from the first decided frame to the last; the times leave out its first
+    second, in which processes still find each other.
     """
     decided = dict(run.seen['decided'])
     first, last = min(decided, default=0), max(decided, default=0)
     captured = {stamp: size for stamp, size in run.seen['captured'] if first <= stamp <= last}
     infer_ns = dict(run.seen['infer_ns'])
-    infer = [ns / 1e6 for stamp, ns in infer_ns.items() if stamp in decided]
-    reaction = {stamp: (at - stamp) / 1e6 for stamp, at in decided.items()}
+    reaction = {stamp: (at - stamp) / 1e6 for stamp, at in decided.items() if stamp >= first + WARM_UP_NS}
+    infer = [infer_ns[stamp] / 1e6 for stamp in reaction if stamp in infer_ns]
     overhead = [ms - infer_ns[stamp] / 1e6 for stamp, ms in reaction.items() if stamp in infer_ns]
     duration = (last - first) / 1e9
     detector: Mapping[str, str] = next(

@@ -4,6 +4,9 @@ Images are reliable with depth 1: the newest frame wins, and with the shipped Fa
 (docs/dds.md) none is lost on the way. A best-effort subscriber (rqt, RViz) matches a reliable publisher; to take
 images from a best-effort camera driver, override the subscription with the parameter
 ``qos_overrides./image_raw.subscription.reliability: best_effort``.
+
+Events are kept for subscribers that come later: a bridge that was not there yet gets them all the same, and its spool
+knows those it has delivered already.
 """
 
 from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
@@ -12,7 +15,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 EACH = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-EVENTS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
+EVENTS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 def overridable() -> QoSOverridingOptions:

@@ -62,7 +62,6 @@ def test_frames_are_counted_between_the_first_and_the_last_decision():
     seen = run(
         captured=[0, 100, 200, 300, 400, 500, 600],
         decided=[(100, 112), (300, 310), (500, 514)],
-        infer_ns=[(100, 8), (300, 8), (500, 8)],
         health={'line1: detector': {'backend': 'openvino', 'replaced': '1'}},
     )
     report = figures(seen, mode='composed', model='m.onnx')
@@ -70,10 +69,20 @@ def test_frames_are_counted_between_the_first_and_the_last_decision():
     assert report['frames_processed'] == 3
     assert (report['frames_replaced'], report['frames_lost']) == (1, 1)
     assert report['fps'] == 5.0
-    assert report['reaction_ms'] == {'p50': 12.0, 'p99': 14.0}
-    assert report['overhead_ms'] == {'p50': 4.0, 'p99': 6.0}
     assert report['backend'] == 'openvino'
     assert report['bytes_captured'] == 500
+
+
+def test_times_are_those_after_the_first_second():
+    seen = run(
+        decided=[(0, 300), (999, 1200), (1000, 1012), (1100, 1110), (1200, 1214)],
+        infer_ns=[(0, 100), (1000, 8), (1100, 8), (1200, 8)],
+    )
+    report = figures(seen, mode='composed', model='m.onnx')
+    assert report['frames_processed'] == 5
+    assert report['reaction_ms'] == {'p50': 12.0, 'p99': 14.0}
+    assert report['inference_ms'] == {'p50': 8.0, 'p99': 8.0}
+    assert report['overhead_ms'] == {'p50': 4.0, 'p99': 6.0}
 
 
 def test_an_event_that_never_arrived_is_counted_as_flagged_only():
