@@ -60,11 +60,19 @@ def stop_reactions(run: Run) -> dict[str, float]:
     return reactions
 
 
-def blind_stops(run: Run) -> int:
-    """Count the line's stops without a defect that were for lack of vision, which is what they are there for."""
+def idle_stops(run: Run) -> tuple[int, int]:
+    """Count the line's stops without a defect that had another reason.
+
+    Returns:
+        Those for lack of vision, which is what they are there for, and the one that a decision says as its last
+        word when the run ends.
+
+    """
     lost = [e['data']['stamp_ns'] for e in all_events(run).values() if e['subject'] == NO_FRESH_IMAGE]
+    ended = max((received for _, received in run.seen['decided']), default=0)
     idle = [stop['stamp_ns'] for stop in run.seen['truth'].get('stops', ()) if stop['cause'] == 'nothing']
-    return sum(any(abs(at - event) <= COMMAND_WINDOW_NS for event in lost) for at in idle)
+    blind = sum(any(abs(at - event) <= COMMAND_WINDOW_NS for event in lost) for at in idle if at < ended)
+    return blind, sum(at >= ended for at in idle)
 
 
 def all_events(run: Run) -> dict[str, Any]:
@@ -94,9 +102,9 @@ def figures(run: Run, *, mode: str, model: str) -> dict[str, Any]:
     replaced = int(detector.get('replaced', 0))
     stops = list(stop_reactions(run).values())
     truth = dict(run.seen['truth'])
-    blind = blind_stops(run)
+    blind, last_word = idle_stops(run)
     if truth:
-        truth['false_stops'] -= blind
+        truth['false_stops'] -= blind + last_word
     return {
         'mode': mode,
         'backend': detector.get('backend', ''),
