@@ -153,7 +153,7 @@ def human_bytes(count: float) -> str:
 def table(report: Mapping[str, Any]) -> str:
     """Lay the report out for a person."""
     rows = list(_rows(report))
-    width = max(len(name) for name, _ in rows)
+    width = max(len(name) for name, text in rows if text)
     return '\n'.join(f'  {name.ljust(width)}   {text}' if text else f'\n{name}' for name, text in rows)
 
 
