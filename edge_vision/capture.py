@@ -259,7 +259,9 @@ class Stream:
             )
         if self._backend == cv2.CAP_V4L2 and not Path(self._target).exists():
             raise SourceError(f'video_device {shown} does not exist; see what there is: ls /dev/video* /dev/v4l/by-id')
-        if not self._capture.open(self._target, self._backend, self._properties, self._at_open):
+        # A name below /dev/v4l/by-id stands for another device node each time the camera is plugged in.
+        target = os.path.realpath(self._target) if self._backend == cv2.CAP_V4L2 else self._target
+        if not self._capture.open(target, self._backend, self._properties, self._at_open):
             raise SourceError(f'video_device {shown} cannot be opened, expected a free camera or reachable stream')
 
     def read(self) -> tuple[Image, int]:
@@ -424,7 +426,7 @@ def read_picture(path: Path) -> Image:
 
 def device(name: str, request: Request) -> Stream:
     """Make the source for a V4L2 device; OpenCV wants the format before the size, and the size before the rate."""
-    path = f'/dev/video{name}' if name.isdecimal() else os.path.realpath(name)
+    path = f'/dev/video{name}' if name.isdecimal() else name
     fourcc = request.pixel_format.upper()
     if fourcc and not re.fullmatch(r'[A-Z0-9]{4}', fourcc):
         raise ConfigurationError(f'pixel_format is {request.pixel_format!r}, expected a FourCC such as MJPG or YUYV')

@@ -51,10 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv and argv[0] in NODES:
         return _run_node(argv[0], argv)
-    parser = _parser(argv[:1])
-    args = parser.parse_args(argv)
     try:
+        args = _parser(argv[:1]).parse_args(argv)
         return int(args.run(args))
+    except ModuleNotFoundError as error:
+        return _missing(error)
     except EdgeVisionError as error:
         print(f'edge_vision: error: {error}', file=sys.stderr)
         return 1
@@ -91,14 +92,17 @@ def _run_node(name: str, argv: Sequence[str]) -> int:
         spin = importlib.import_module('.nodes.spin', __package__)
         module = importlib.import_module(f'.nodes.{name}', __package__)
     except ModuleNotFoundError as error:
-        if (error.name or '').startswith(__package__ or 'edge_vision'):
-            raise
-        print(
-            f'edge_vision: error: {error.name} is not installed; source a ROS 2 distro or run scripts/setup',
-            file=sys.stderr,
-        )
-        return 1
+        return _missing(error)
     return int(spin.run(module.make_nodes, argv))
+
+
+def _missing(error: ModuleNotFoundError) -> int:
+    """Say which package of others is missing; one of this package's own is a fault of ours."""
+    if (error.name or '').startswith('edge_vision'):
+        raise error
+    way_out = 'source a ROS 2 distro, pip install -r requirements/run.txt, or run scripts/setup'
+    print(f'edge_vision: error: {error.name} is not installed or too old; {way_out}', file=sys.stderr)
+    return 1
 
 
 def _command(name: str) -> Callable[[], int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import secrets
 import socket
@@ -281,8 +280,8 @@ class _Fields:
 
     def number(self, name: str) -> float:
         value = self._value.get(name)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-            self._refuse(name, 'a number')
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not -1e12 < value < 1e12:
+            self._refuse(name, 'a number within ±1e12')
         return float(value)
 
     def numbers(self) -> dict[str, float]:

@@ -206,8 +206,11 @@ class DecisionParams:
 
     def __post_init__(self) -> None:
         """Refuse to decide on nothing: it would never stop."""
-        if not self.detections_topics:
+        topics = self.detections_topics
+        if not topics:
             raise ConfigurationError('detections_topics is empty, expected at least one topic to decide on')
+        if len(set(topics)) < len(topics):
+            raise ConfigurationError(f'detections_topics is {list(topics)}, expected every topic once')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +221,12 @@ class BridgeParams:
 
     broker_host: str = param('127.0.0.1', 'MQTT broker', name='broker.host', read_only=True)
     broker_port: int = param(1883, 'Port of the broker', name='broker.port', bounds=(1, 65535), read_only=True)
-    tls_enabled: bool = param(False, 'Use TLS', name='broker.tls.enabled', read_only=True)
+    tls_enabled: bool = param(
+        False,
+        'Use TLS on this machine too; elsewhere it is used unless broker.allow_insecure',
+        name='broker.tls.enabled',
+        read_only=True,
+    )
     tls_ca_certificate: str = param(
         '', "CA certificate file; empty: the system's", name='broker.tls.ca_certificate', read_only=True
     )

@@ -158,13 +158,16 @@ def read_rules(params_file: Path) -> tuple[Rule, ...]:
         content = yaml.safe_load(params_file.read_text(encoding='utf-8'))
     except OSError as error:
         raise ConfigurationError(f'--params-file is {str(params_file)!r}: {error.strerror}') from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = str(error).replace('\n', ' ')
         raise ConfigurationError(f'--params-file {str(params_file)!r} is not YAML: {where}') from error
     values: dict[str, Any] = {}
     for node, sections in content.items() if isinstance(content, dict) else ():
-        if node.rpartition('/')[2] in ('decision', '**') and isinstance(sections, dict):
-            values.update(_flat(sections.get('ros__parameters') or {}))
+        given = sections.get('ros__parameters') if isinstance(sections, dict) else None
+        if not isinstance(given, dict):
+            raise ConfigurationError(f'--params-file {str(params_file)!r} has no ros__parameters below {node!r}')
+        if str(node).rpartition('/')[2] in ('decision', '**'):
+            values.update(_flat(given))
     from_values(DecisionParams, values)
     return rules_from_values(values)
 

@@ -19,6 +19,8 @@ from .cloud import Cloud
 from .processes import Child, end
 from .report import Run
 
+RECORDED_RATE = 15.0  # pictures per second in the annotated video
+VIDEO_TIMEOUT = 180.0  # s for writing it
 START_TIMEOUT = 60.0  # s until the first frame is decided
 DELIVERY_TIMEOUT = 10.0  # s for the last events to reach the cloud
 NODES = ('camera', 'detector', 'decision', 'bridge')
@@ -39,11 +41,6 @@ class Settings(NamedTuple):
     round_trip: tuple[float, float] | None
     output: Path
     domain_id: str
-
-    @property
-    def simulated(self) -> bool:
-        """Whether the source is the simulated line."""
-        return self.source.startswith('sim://')
 
 
 class Line:
@@ -79,6 +76,7 @@ class Line:
             end([node for node in nodes if node.name != 'bridge'])
             end(nodes)
             end([observer])
+            end(watchers, VIDEO_TIMEOUT)
             run = self._collect(seen_file)
         finally:
             end([*nodes, *watchers])
@@ -111,6 +109,8 @@ class Line:
             '-p',
             f'output:={self._settings.output / "annotated.mp4"}',
             '-p',
+            f'framerate:={RECORDED_RATE}',
+            '-p',
             f'zones:={json.dumps(zones or [""])}',
         ]
         return self._start('recorder', run_name, ['recorder_node', '--ros-args', *arguments])
@@ -135,7 +135,7 @@ class Line:
         s = self._settings
         host, port = self._broker
         values: dict[str, dict[str, object]] = {
-            'camera': {'video_device': s.source, 'framerate': s.framerate},
+            'camera': {'video_device': s.source, 'framerate': s.framerate, 'compressed_framerate': RECORDED_RATE},
             'detector': {'model_file_path': s.model, **({'backend': s.backend} if s.backend else {})},
             'decision': {},
             'bridge': {

@@ -75,11 +75,11 @@ class Child:
             self.process.wait()
 
 
-def end(children: Sequence[Child]) -> None:
-    """Tell all to end, then wait for all."""
+def end(children: Sequence[Child], timeout: float = END_TIMEOUT) -> None:
+    """Tell all to end, then wait for all, s; what takes longer is killed."""
     for child in children:
         child.tell_to_end()
-    deadline = time.monotonic() + END_TIMEOUT
+    deadline = time.monotonic() + timeout
     for child in children:
         child.wait(max(0.1, deadline - time.monotonic()))
 

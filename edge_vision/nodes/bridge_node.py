@@ -8,7 +8,8 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,13 +42,15 @@ class Flagged(NamedTuple):
 
     event: Event
     frame: Frame | None
+    announce: Callable[[], None]
 
 
 class BridgeNode(Node):
     """Spools every event with its evidence and sends it to the broker until that has acknowledged it.
 
     Args:
-        composed: Whether a decision in this process calls `accept`; ``events`` and images are then not subscribed.
+        composed: Whether a decision in this process gives its events with their frames to `accept`; ``events`` and
+            images are then not subscribed.
         kwargs: Passed to `rclpy.node.Node`.
 
     """
@@ -69,6 +72,7 @@ class BridgeNode(Node):
         self._flagged: queue.SimpleQueue[Flagged | None] = queue.SimpleQueue()
         self._events = self._without_picture = self._malformed = self._bytes_captured = 0
         self._disk_error = ''
+        self._oldest_age = 0.0
         self._ring: OrderedDict[int, Image] = OrderedDict()
         self._ring_grew = threading.Condition()
         self._closing = threading.Event()
@@ -82,6 +86,7 @@ class BridgeNode(Node):
         self._sender.start()
         self._cleanup.callback(self._sender.close)
         self._cleanup.callback(Worker('bridge-spool', self._store).join)
+        self._cleanup.callback(Worker('bridge-watch', self._watch_spool).join)
         self._cleanup.callback(self._closing.set)
         self._cleanup.callback(self._flagged.put, None)
         self._cleanup.callback(diagnostics.publish_health(self, self._health))
@@ -91,11 +96,18 @@ class BridgeNode(Node):
         self._cleanup.close()
         super().destroy_node()
 
-    def accept(self, event: Event, frame: Frame | None) -> None:
-        """Take charge of an event; returns at once."""
+    def accept(self, event: Event, frame: Frame | None, announce: Callable[[], None] = lambda: None) -> None:
+        """Take charge of an event; returns at once.
+
+        Args:
+            event: The event.
+            frame: What caused it, where this process has it.
+            announce: Called when the event is on disk.
+
+        """
         if frame is not None and self._flagged.qsize() >= FRAMES_WAITING:
             frame = None
-        self._flagged.put(Flagged(event, frame))
+        self._flagged.put(Flagged(event, frame, announce))
 
     def _on_event(self, msg: String) -> None:
         try:
@@ -121,29 +133,41 @@ class BridgeNode(Node):
             while not self._flagged.empty() and len(batch) < BATCH:
                 batch.append(self._flagged.get())
             closing = None in batch
-            self._append([self._with_evidence(item) for item in batch if item is not None])
+            flagged = [item for item in batch if item is not None]
+            deadline = time.monotonic() + FRAME_WAIT
+            if self._append([self._with_evidence(item, deadline) for item in flagged]):
+                for item in flagged:
+                    item.announce()
 
-    def _append(self, stored: list[tuple[Event, bytes | None]]) -> None:
-        while stored:
+    def _watch_spool(self) -> None:
+        """Ask the disk what only it knows, in a thread that may wait for it."""
+        while not self._closing.wait(1.0):
+            with suppress(SpoolError):  # who writes says so
+                self._oldest_age = self._spool.oldest_age
+
+    def _append(self, stored: list[tuple[Event, bytes | None]]) -> bool:
+        while True:
             try:
                 self._spool.append_many(stored)
             except SpoolError as error:
                 self._disk_error = str(error)
                 self.get_logger().error(f'{len(stored)} events wait in memory: {error}', throttle_duration_sec=5.0)
                 if self._closing.wait(RETRY_PERIOD):
-                    return
+                    ids = [event.id for event, _ in stored]
+                    self.get_logger().error(f'events lost, as the disk refused them to the end: {ids}')
+                    return False
             else:
                 self._disk_error = ''
                 self._events += len(stored)
-                return
+                return True
 
-    def _with_evidence(self, item: Flagged) -> tuple[Event, bytes | None]:
+    def _with_evidence(self, item: Flagged, deadline: float) -> tuple[Event, bytes | None]:
         event = dataclasses.replace(item.event, device_id=self._settings.device_id)
         kind = event.evidence.kind
         if kind == 'none':
             return event, None
         try:
-            frame = item.frame or self._frame_of(event.stamp_ns)
+            frame = item.frame or self._frame_of(event.stamp_ns, deadline)
         except EncodingError as error:
             return self._no_picture(event, str(error))
         if frame is None:
@@ -164,12 +188,15 @@ class BridgeNode(Node):
         self._without_picture += 1
         return event.without_picture(reason), None
 
-    def _frame_of(self, stamp_ns: int) -> Frame | None:
-        """Find the image of a stamp among those received, or wait a little for it to arrive."""
+    def _frame_of(self, stamp_ns: int, deadline: float) -> Frame | None:
+        """Find the image of a stamp among those received, or wait for it until it cannot come any more."""
         if self._composed:
             return None
         with self._ring_grew:
-            self._ring_grew.wait_for(lambda: stamp_ns in self._ring or self._closing.is_set(), FRAME_WAIT)
+            self._ring_grew.wait_for(
+                lambda: max(self._ring, default=0) >= stamp_ns or self._closing.is_set(),
+                max(0.0, deadline - time.monotonic()),
+            )
             msg = self._ring.get(stamp_ns)
         return frame_from_msg(msg) if msg is not None else None
 
@@ -187,7 +214,7 @@ class BridgeNode(Node):
             'events': self._events,
             'events_sent': state.events_sent,
             'spool_depth': self._spool.depth,
-            'spool_oldest_age_s': round(self._spool.oldest_age, 3),
+            'spool_oldest_age_s': round(self._oldest_age, 3),
             'stamp_ns': time.time_ns(),
         }
 

@@ -23,6 +23,7 @@ from . import diagnostics, qos
 from .convert import header, image_to_msg
 from .parameters import declare_and_follow
 from .spin import Worker
+from .steady import every
 
 RUN_TIMEOUT = 0.5  # s after which a simulated line stops when it hears nothing
 
@@ -79,6 +80,10 @@ class CameraNode(Node):
         calibration = load_calibration(url)
         if calibration.camera_name != name:
             self.get_logger().warning(f'{url} is for camera {calibration.camera_name!r}, but camera_name is {name!r}')
+        asked = (self._params.image_width, self._params.image_height)
+        if all(asked) and asked != (calibration.width, calibration.height):
+            size = f'{calibration.width}x{calibration.height}'
+            self.get_logger().warning(f'{url} is for images of {size}, but {asked[0]}x{asked[1]} are asked for')
         return calibration
 
     def _open_source(self) -> Source:
@@ -99,7 +104,7 @@ class CameraNode(Node):
             return
         truth_pub = self.create_publisher(String, '~/truth', qos.LATCHED)
         self._publish_truth = lambda: truth_pub.publish(String(data=json.dumps(truth())))
-        self.create_timer(0.5, self._publish_truth)
+        every(self, 0.5, self._publish_truth)
         heard_at = time.monotonic()
 
         def on_run(msg: Bool) -> None:
@@ -112,7 +117,7 @@ class CameraNode(Node):
                 set_run(False, time.time_ns())
 
         self.create_subscription(Bool, 'conveyor/run', on_run, qos.LATCHED)
-        self.create_timer(RUN_TIMEOUT / 2, watch)
+        every(self, RUN_TIMEOUT / 2, watch)
 
     def _capture(self) -> None:
         while not self._stopping.is_set():

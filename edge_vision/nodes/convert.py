@@ -101,7 +101,7 @@ def _by_cv_bridge(msg: ImageMsg) -> Image:
         ) from error
     try:
         return np.asarray(CvBridge().imgmsg_to_cv2(msg, 'bgr8'), dtype=np.uint8)
-    except CvBridgeError as error:
+    except (CvBridgeError, cv2.error, TypeError, ValueError) as error:
         raise EncodingError(f'image encoding {msg.encoding!r} cannot be converted to bgr8: {error}') from error
 
 

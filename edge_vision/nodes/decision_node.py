@@ -7,11 +7,13 @@ import queue
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import Twist, TwistStamped
+from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Bool, String
@@ -30,9 +32,10 @@ from .convert import detections_from_msg, detections_to_msg, ns_from_stamp
 from .detector_node import latency_from_msg
 from .parameters import declare, follow, given_names
 from .spin import Worker
-from .steady import SteadyClock
+from .steady import SteadyClock, every
 
-OnEvent = Callable[[Event, 'Frame | None'], None]
+OnEvent = Callable[[Event, 'Frame | None', Callable[[], None]], None]
+TICK_PERIOD = 0.02  # s between looks at the clock for images that have become too old
 OWN_TOPIC = 'detections'
 LATENCY_WAIT = 0.1  # s an event waits for the detector's figures from another process
 LATENCIES_KEPT = 256
@@ -55,7 +58,8 @@ class DecisionNode(Node):
     Args:
         composed: Whether a detector in this process calls `decide_own`; the topic ``detections`` is then not
             subscribed.
-        on_event: Called with every event and the frame that caused it, off the thread that decides.
+        on_event: Called with every event, the frame that caused it and what announces it once it is safe, off the
+            thread that decides; None announces at once.
         kwargs: Passed to `rclpy.node.Node`.
 
     """
@@ -70,6 +74,7 @@ class DecisionNode(Node):
         self._lock = threading.Lock()
         self._decision = Decision(self._params, self._rules, self._clock_now.now_ns())
         self._commanded = self._decision.command
+        self._ending = False
         self._sizes: dict[str, tuple[int, int]] = {}
         self._latencies: OrderedDict[int, InferenceTimes] = OrderedDict()
         self._latency_known = threading.Condition()
@@ -81,11 +86,12 @@ class DecisionNode(Node):
         self._aftermath: queue.SimpleQueue[tuple[Outcome, Look | None] | None] = queue.SimpleQueue()
         self._cleanup.callback(Worker('decision-aftermath', self._follow_up).join)
         self._cleanup.callback(self._aftermath.put, None)
-        self._cleanup.callback(self._say_stop)
+        self._cleanup.callback(self.say_stop)
         self._heartbeat()
         self._publish_state()
-        self.create_timer(1.0 / self._params.heartbeat_rate, self._heartbeat)
-        self.create_timer(1.0, self._publish_state)
+        every(self, 1.0 / self._params.heartbeat_rate, self._heartbeat)
+        every(self, TICK_PERIOD, self._tick)
+        every(self, 1.0, self._publish_state)
         self._cleanup.callback(diagnostics.publish_health(self, self._health))
         follow(self, self._apply)
 
@@ -94,8 +100,10 @@ class DecisionNode(Node):
         self._cleanup.close()
         super().destroy_node()
 
-    def _say_stop(self) -> None:
+    def say_stop(self) -> None:
+        """Stop for good: from now on this node says nothing else."""
         with self._lock:
+            self._ending = True
             self._publish_stop(stop=True)
 
     def _declare_parameters(self) -> tuple[DecisionParams, tuple[Rule, ...]]:
@@ -127,7 +135,7 @@ class DecisionNode(Node):
         self.create_service(Trigger, '~/reset', self._on_reset)
         self.create_service(SetBool, '~/stop', self._on_stop)
         for topic in self._params.detections_topics:
-            if composed and topic == OWN_TOPIC:
+            if composed and self.takes_own:
                 continue
             beside = topic[: topic.rfind('/') + 1]
             self.create_subscription(
@@ -140,8 +148,8 @@ class DecisionNode(Node):
 
     @property
     def takes_own(self) -> bool:
-        """Whether ``detections`` of this pipeline is among the topics decided on."""
-        return OWN_TOPIC in self._params.detections_topics
+        """Whether ``detections`` of this pipeline is what is decided on, and nothing else."""
+        return self._params.detections_topics == (OWN_TOPIC,)
 
     def decide_own(self, detections: Detections, frame: Frame, times: InferenceTimes) -> None:
         """Decide on what the detector of this process found."""
@@ -173,6 +181,7 @@ class DecisionNode(Node):
             self._alarm_pub.publish(Bool(data=command.alarm))
 
     def _publish_stop(self, *, stop: bool) -> None:
+        stop = stop or self._ending
         self._stop_pub.publish(Bool(data=stop))
         self._run_pub.publish(Bool(data=not stop))
         if stop:
@@ -186,12 +195,19 @@ class DecisionNode(Node):
 
     def _heartbeat(self) -> None:
         with self._lock:
+            self._publish_stop(stop=self._commanded.stop)
+            self._alarm_pub.publish(Bool(data=self._commanded.alarm))
+
+    def _tick(self) -> None:
+        with self._lock:
             outcome = self._decision.tick(self._clock_now.now_ns())
-            self._commanded = outcome.command
-            self._publish_stop(stop=outcome.command.stop)
-            self._alarm_pub.publish(Bool(data=outcome.command.alarm))
+            self._command(outcome.command)
         if outcome.changed:
             self._aftermath.put((outcome, None))
+
+    def reject_own(self, reason: str) -> None:
+        """Note that the detector of this process could not use a frame."""
+        self._reject(OWN_TOPIC, reason)
 
     def _on_detections(self, topic: str, msg: Detection2DArray) -> None:
         size = (self._params.image_width, self._params.image_height)
@@ -286,9 +302,14 @@ class DecisionNode(Node):
                     self._emit(self._event('end', cause, look), None)
 
     def _emit(self, event: Event, look: Look | None) -> None:
-        if self._on_event is not None:
-            self._on_event(event, look.frame if look is not None else None)
-        self._events_pub.publish(String(data=event.to_json()))
+        if self._on_event is None:
+            self._announce(event)
+        else:
+            self._on_event(event, look.frame if look is not None else None, partial(self._announce, event))
+
+    def _announce(self, event: Event) -> None:
+        with suppress(InvalidHandle):  # this node may be gone by the time the event is safe
+            self._events_pub.publish(String(data=event.to_json()))
 
     def _event(self, phase: str, cause: Cause, look: Look | None) -> Event:
         stamp_ns = look.detections.stamp_ns if look is not None else self.get_clock().now().nanoseconds

@@ -37,18 +37,26 @@ class DetectorNode(Node):
         frames: Slot that the camera of this process fills; None subscribes to ``image_raw``.
         decide: Called with every frame's detections before they are published; None where the decision
             is made in another process.
+        reject: Called with the reason when a frame could not be used, which is no look at the scene.
         kwargs: Passed to `rclpy.node.Node`.
 
     """
 
-    def __init__(self, *, frames: FrameSlot | None = None, decide: Decide | None = None, **kwargs: object) -> None:
+    def __init__(
+        self,
+        *,
+        frames: FrameSlot | None = None,
+        decide: Decide | None = None,
+        reject: Callable[[str], None] | None = None,
+        **kwargs: object,
+    ) -> None:
         self._cleanup = ExitStack()
         super().__init__('detector', **kwargs)
         params = declare_and_follow(self, DetectorParams, self._apply)
         model = params.model_file_path or str(share_file(DEFAULT_MODEL))
         self._runtime = open_runtime(params.backend, model, precision=params.precision, threads=params.threads)
         self._detector = self._make_detector(params)
-        self._decide = decide
+        self._decide, self._reject = decide, reject
         self._enabled = True
         self._processed = self._failed = 0
         self._infer_ms, self._age_ms, self._rate = Window(), Window(), Rate()
@@ -110,9 +118,10 @@ class DetectorNode(Node):
 
     def _process(self, frame: Frame) -> None:
         age_ns = self.get_clock().now().nanoseconds - frame.stamp_ns
-        start_ns, malformed = time.monotonic_ns(), self._detector.malformed
-        detections = self._detector.detect(frame)
-        if self._detector.malformed != malformed:
+        detector = self._detector
+        start_ns, malformed = time.monotonic_ns(), detector.malformed
+        detections = detector.detect(frame)
+        if detector.malformed != malformed:
             raise ModelError('the model gave boxes that are not finite; what else it gave is not trusted either')
         times = InferenceTimes(age_ns, time.monotonic_ns() - start_ns)
         if self._decide is not None:
@@ -134,6 +143,8 @@ class DetectorNode(Node):
 
     def _fail(self, error: EdgeVisionError) -> None:
         self._failed += 1
+        if self._reject is not None:
+            self._reject(str(error))
         self.get_logger().error(f'frame dropped: {error}', throttle_duration_sec=5.0)
 
     def _label_info(self) -> LabelInfo:

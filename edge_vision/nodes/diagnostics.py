@@ -8,6 +8,8 @@ from typing import NamedTuple
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
+from .steady import every
+
 OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE
 
 
@@ -45,5 +47,5 @@ def publish_health(node: Node, collect: Callable[[], Health]) -> Callable[[], No
         msg.status = [status]
         publisher.publish(msg)
 
-    node.create_timer(1.0, publish)
+    every(node, 1.0, publish)
     return publish

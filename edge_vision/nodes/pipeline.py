@@ -15,7 +15,8 @@ def make_nodes() -> list[Node]:
     """Compose the four nodes: camera → slot → detector → decision → bridge.
 
     The decision is fed by reference only when it decides on this pipeline's own ``detections``; given other
-    topics, it subscribes to those. Nodes are made from the last to the first, so that nothing moves before all can.
+    topics, it subscribes to those, and the bridge to events and images. The camera is made last: when the first frame
+    comes, everything is there.
 
     Raises:
         EdgeVisionError: A parameter of one of them is not usable.
@@ -23,12 +24,15 @@ def make_nodes() -> list[Node]:
     """
     nodes: list[Node] = []
     try:
-        bridge = BridgeNode(composed=True)
-        nodes.append(bridge)
-        decision = DecisionNode(composed=True, on_event=bridge.accept)
+        decision = DecisionNode(composed=True, on_event=lambda *event: bridge.accept(*event))  # noqa: PLW0108  made below
         nodes.append(decision)
+        bridge = BridgeNode(composed=decision.takes_own)
+        nodes.insert(0, bridge)
         slot = FrameSlot()
-        nodes.append(DetectorNode(frames=slot, decide=decision.decide_own if decision.takes_own else None))
+        if decision.takes_own:
+            nodes.append(DetectorNode(frames=slot, decide=decision.decide_own, reject=decision.reject_own))
+        else:
+            nodes.append(DetectorNode(frames=slot))
         nodes.append(CameraNode(frames=slot))
     except BaseException:
         for node in nodes:

@@ -96,9 +96,20 @@ def run(make_nodes: Callable[[], Sequence[Node]], args: Sequence[str] | None = N
         print('edge_vision: error:', *_explain(error).split(), file=sys.stderr)  # some of them have several lines
         return 1
     finally:
-        for node in nodes:
-            node.destroy_node()
+        _end(nodes)
         rclpy.try_shutdown()
+
+
+def _end(nodes: Sequence[Node]) -> None:
+    """Destroy nodes in their order, whatever happens; first of all, what can stop the machine says so."""
+    for node in nodes:
+        if hasattr(node, 'say_stop'):
+            node.say_stop()
+    for node in nodes:
+        try:
+            node.destroy_node()
+        except Exception:  # noqa: BLE001  the next node has evidence to bring to disk
+            get_logger('edge_vision').error(f'{node.get_name()} did not end well:\n{traceback.format_exc()}')
 
 
 def _explain(error: Exception) -> str:

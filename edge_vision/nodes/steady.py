@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.node import Node
 
 JUMP_NS = 5_000_000  # a change of the wall clock's offset by more than this is a jump
 READING_NS = 1_000_000  # a pair of clock readings further apart than this says nothing about the offset
+
+
+def every(node: Node, period: float, callback: Callable[[], None]) -> None:
+    """Call back at a steady period, s, whatever happens to the wall clock.
+
+    A timer of a node's own clock does not fire while the wall clock is set back.
+    """
+    node.create_timer(period, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
 
 class SteadyClock:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Twist, TwistStamped
+from rclpy.clock_type import ClockType
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo
@@ -372,8 +373,11 @@ def test_detector_of_the_same_process_is_decided_on_and_its_frame_goes_with_the_
         time.sleep(0.002)
     spin_until(lambda: told and len(robot.flagged) >= 3)
     assert len(robot.flagged) == 3
-    event, same_frame = told[0]
+    event, same_frame, announce = told[0]
     assert same_frame is frame
+    assert not robot.events
+    announce()
+    spin_until(lambda: robot.events)
     assert (event.rule, event.stamp_ns, event.image) == ('gate', stamp_ns, (640, 480))
     assert (event.latency_ms['capture_to_infer'], event.latency_ms['infer']) == (1.0, 2.0)
 
@@ -385,3 +389,32 @@ def test_last_word_is_stop(decide, robot, ros, spin_until):
     node.destroy_node()
     spin_until(lambda: robot.stopped)
     assert robot.cmd_vels[-1] == 0.0
+
+
+def test_every_timer_runs_on_although_the_wall_clock_is_set_back(decide):
+    node = decide(run=False)
+    assert {timer.clock.clock_type for timer in node.timers} == {ClockType.STEADY_TIME}
+
+
+def test_after_its_last_word_nothing_releases(decide, robot, spin_until):
+    node = decide(GATE)
+    node.say_stop()
+    spin_until(lambda: robot.stops[-1])
+    seen, before = len(robot.flagged), len(robot.stops)
+    spin_until(lambda: len(robot.flagged) >= seen + 5 and len(robot.stops) >= before + 5)
+    assert set(robot.stops[before:]) == {True}
+
+
+def test_a_frame_that_the_detector_of_the_same_process_could_not_use_is_no_clear_look(decide, robot, spin_until):
+    node = decide({**PATIENT, 'release_consecutive_frames': 3}, run=False, composed=True)
+    for label in ('fresh', 'fresh', 'unusable', 'fresh', 'fresh'):
+        stamp_ns = time.time_ns()
+        if label == 'unusable':
+            node.reject_own('the model gave boxes that are not finite')
+        else:
+            nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
+            frame = Frame(np.zeros((480, 640, 3), np.uint8), stamp_ns, 'camera')
+            node.decide_own(Detections(stamp_ns, 'camera', *nothing, ()), frame, InferenceTimes(0, 0))
+        time.sleep(0.002)
+    spin_until(lambda: len(robot.flagged) == 4 and len(robot.stops) >= 3)
+    assert set(robot.stops) == {True}
