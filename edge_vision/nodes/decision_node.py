@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import queue
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import Twist, TwistStamped
@@ -20,9 +19,10 @@ from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 from vision_msgs.msg import Detection2DArray
 
+from ..account import Look, begin_event, end_event, facts_of
 from ..decision import STARTING, Cause, Command, Decision, Outcome
 from ..detections import Detections, InferenceTimes
-from ..events import BBox, Event, Evidence, default_device_id, event_id
+from ..events import Event, default_device_id
 from ..frames import Frame
 from ..metrics import Window
 from ..params import DecisionParams, from_values
@@ -39,17 +39,6 @@ TICK_PERIOD = 0.02  # s between looks at the clock for images that have become t
 OWN_TOPIC = 'detections'
 LATENCY_WAIT = 0.1  # s an event waits for the detector's figures from another process
 LATENCIES_KEPT = 256
-
-
-class Look(NamedTuple):
-    """One frame's detections as they reached the decision, kept for events and the state."""
-
-    source: str
-    detections: Detections
-    frame: Frame | None
-    times: InferenceTimes | None
-    age_ns: int
-    decide_ns: int
 
 
 class DecisionNode(Node):
@@ -169,8 +158,7 @@ class DecisionNode(Node):
         self._stale += not outcome.fresh
         self._reaction_ms.add((age_ns + decide_ns) / 1e6)
         self._decide_ms.add(decide_ns / 1e6)
-        if outcome.changed:
-            self._aftermath.put((outcome, Look(source, detections, frame, times, age_ns, decide_ns)))
+        self._carry_out(outcome, Look(source, detections, frame, times, age_ns, decide_ns))
 
     def _command(self, command: Command) -> None:
         """Publish what changed, most urgent first; the caller holds the lock, so that commands keep their order."""
@@ -202,8 +190,7 @@ class DecisionNode(Node):
         with self._lock:
             outcome = self._decision.tick(self._clock_now.now_ns())
             self._command(outcome.command)
-        if outcome.changed:
-            self._aftermath.put((outcome, None))
+        self._carry_out(outcome)
 
     def reject_own(self, reason: str) -> None:
         """Note that the detector of this process could not use a frame."""
@@ -223,8 +210,7 @@ class DecisionNode(Node):
         with self._lock:
             outcome = self._decision.reject(topic, self._clock_now.now_ns())
             self._command(outcome.command)
-        if outcome.changed:
-            self._aftermath.put((outcome, None))
+        self._carry_out(outcome)
         self.get_logger().error(f'dropped a message of {topic}: {reason}', throttle_duration_sec=5.0)
 
     def _on_info(self, topic: str, msg: CameraInfo) -> None:
@@ -259,8 +245,7 @@ class DecisionNode(Node):
             outcome = self._decision.reset()
             self._command(outcome.command)
             held = self._decision.causes
-        if outcome.changed:
-            self._aftermath.put((outcome, None))
+        self._carry_out(outcome)
         response.success = not any(cause.action == 'stop' for cause in held)
         reasons = '; '.join(f'{cause.name}: {cause.reason}' for cause in held)
         response.message = f'still held by {reasons}' if held else 'nothing holds a stop'
@@ -270,8 +255,7 @@ class DecisionNode(Node):
         with self._lock:
             outcome = self._decision.operator_stop(request.data, self._clock_now.now_ns())
             self._command(outcome.command)
-        if outcome.changed:
-            self._aftermath.put((outcome, None))
+        self._carry_out(outcome)
         response.success, response.message = True, 'stopped' if request.data else 'operator stop released'
         return response
 
@@ -283,23 +267,39 @@ class DecisionNode(Node):
             self._params, self._rules = params, rules
             outcome = self._decision.configure(params, rules)
             self._command(outcome.command)
+        self._carry_out(outcome)
+
+    def _carry_out(self, outcome: Outcome, look: Look | None = None) -> None:
+        """Leave what need not happen now to another thread."""
         if outcome.changed:
-            self._aftermath.put((outcome, None))
+            self._aftermath.put((outcome, look))
 
     def _follow_up(self) -> None:
         while (item := self._aftermath.get()) is not None:
             outcome, look = item
-            self._publish_state()
+            if look is not None:
+                look = self._with_times(look)
             for cause in outcome.started:
-                self.get_logger().warning(f'{cause.action}: {cause.name}: {cause.reason}')
-                if look is not None and cause.box >= 0:
-                    self._looks[cause.key, cause.since_ns] = look
-                self._emit(self._event('new', cause, look), look)
+                self._tell_begin(cause, look)
             for cause in outcome.ended:
-                self.get_logger().info(f'clear: {cause.name}')
-                self._looks.pop((cause.key, cause.since_ns), None)
-                if cause.name != STARTING:
-                    self._emit(self._event('end', cause, look), None)
+                self._tell_end(cause, look)
+            self._publish_state()
+
+    def _tell_begin(self, cause: Cause, look: Look | None) -> None:
+        self.get_logger().warning(f'{cause.action}: {cause.name}: {cause.reason}')
+        if look is not None and cause.box >= 0:
+            self._looks[cause.key, cause.since_ns] = look
+        self._emit(begin_event(cause, look, evidence=self._evidence_of(cause.name), **self._origin(cause)), look)
+
+    def _tell_end(self, cause: Cause, look: Look | None) -> None:
+        self.get_logger().info(f'clear: {cause.name}')
+        self._looks.pop((cause.key, cause.since_ns), None)
+        if cause.name != STARTING:
+            self._emit(end_event(cause, look, **self._origin(cause)), None)
+
+    def _origin(self, cause: Cause) -> dict[str, Any]:
+        now_ns = self.get_clock().now().nanoseconds
+        return {'camera': self._camera_name(cause.source), 'device_id': self._device_id, 'now_ns': now_ns}
 
     def _emit(self, event: Event, look: Look | None) -> None:
         if self._on_event is None:
@@ -311,23 +311,6 @@ class DecisionNode(Node):
         with suppress(InvalidHandle):  # this node may be gone by the time the event is safe
             self._events_pub.publish(String(data=event.to_json()))
 
-    def _event(self, phase: str, cause: Cause, look: Look | None) -> Event:
-        stamp_ns = look.detections.stamp_ns if look is not None else self.get_clock().now().nanoseconds
-        event = Event(
-            id=event_id(stamp_ns),
-            device_id=self._device_id,
-            camera=self._camera_name(cause.source),
-            rule=cause.name,
-            action=cause.action,
-            phase=phase,
-            stamp_ns=stamp_ns,
-            image=look.detections.image_size if look is not None else None,
-            latency_ms=self._latency_ms(look) if look is not None else {},
-        )
-        if phase == 'end' or look is None or cause.box < 0:
-            return event
-        return _with_detection(event, look.detections, cause.box, self._evidence_of(cause.name))
-
     def _evidence_of(self, rule: str) -> str:
         return next((r.params.evidence for r in self._rules if r.name == rule), 'none')
 
@@ -336,17 +319,14 @@ class DecisionNode(Node):
             return 'operator'
         return self.resolve_topic_name(source).rpartition('/')[0].strip('/') or 'camera'
 
-    def _latency_ms(self, look: Look) -> dict[str, float]:
-        times = look.times
-        if times is None:
-            stamp_ns = look.detections.stamp_ns
-            with self._latency_known:
-                self._latency_known.wait_for(lambda: stamp_ns in self._latencies, LATENCY_WAIT)
-                times = self._latencies.get(stamp_ns)
-        latency = {'decide': look.decide_ns / 1e6, 'capture_to_command': (look.age_ns + look.decide_ns) / 1e6}
-        if times is None:
-            return latency
-        return {'capture_to_infer': times.capture_to_infer_ns / 1e6, 'infer': times.infer_ns / 1e6, **latency}
+    def _with_times(self, look: Look) -> Look:
+        """Complete a look by the detector's figures, which come from another process a little later."""
+        if look.times is not None:
+            return look
+        stamp_ns = look.detections.stamp_ns
+        with self._latency_known:
+            self._latency_known.wait_for(lambda: stamp_ns in self._latencies, LATENCY_WAIT)
+            return look._replace(times=self._latencies.get(stamp_ns))
 
     def _publish_state(self) -> None:
         with self._lock:
@@ -356,7 +336,7 @@ class DecisionNode(Node):
         values: dict[str, object] = {'stop': command.stop, 'alarm': command.alarm, 'speed_ratio': command.speed_ratio}
         now_ns = self._clock_now.now_ns()
         for cause in causes:
-            values.update(self._describe(cause, now_ns))
+            values.update(facts_of(cause, self._looks.get((cause.key, cause.since_ns)), now_ns))
         self._state_pub.publish(
             DiagnosticStatus(
                 level=level,
@@ -365,24 +345,6 @@ class DecisionNode(Node):
                 values=diagnostics.key_values(values),
             )
         )
-
-    def _describe(self, cause: Cause, now_ns: int) -> dict[str, object]:
-        prefix = f'{cause.name}@{cause.source}' if cause.source else cause.name
-        facts: dict[str, object] = {
-            'action': cause.action,
-            'reason': cause.reason,
-            'held_s': (now_ns - cause.since_ns) / 1e9,
-            'latched': cause.latched,
-        }
-        look = self._looks.get((cause.key, cause.since_ns))
-        if look is not None:
-            facts['stamp_ns'] = cause.stamp_ns
-            facts['frames'] = cause.frames
-            facts['class_id'] = look.detections.class_id[cause.box]
-            facts['score'] = float(look.detections.score[cause.box])
-            facts['xyxy'] = [round(float(v), 1) for v in look.detections.xyxy[cause.box]]
-            facts['capture_to_command_ms'] = (look.age_ns + look.decide_ns) / 1e6
-        return {f'{prefix}.{key}': value for key, value in facts.items()}
 
     def _health(self) -> diagnostics.Health:
         reaction_p50, reaction_p99 = self._reaction_ms.percentiles(50, 99)
@@ -405,17 +367,6 @@ class DecisionNode(Node):
 def _scale(twist: Twist, ratio: float) -> None:
     for vector in (twist.linear, twist.angular):
         vector.x, vector.y, vector.z = vector.x * ratio, vector.y * ratio, vector.z * ratio
-
-
-def _with_detection(event: Event, detections: Detections, box: int, evidence: str) -> Event:
-    return dataclasses.replace(
-        event,
-        class_id=detections.class_id[box],
-        score=float(detections.score[box]),
-        track_id=detections.track_id[box],
-        bbox=BBox.from_xyxy(*detections.xyxy[box].tolist()),
-        evidence=Evidence(evidence),
-    )
 
 
 def make_nodes() -> list[Node]:
