@@ -256,7 +256,10 @@ def _write_sheet(settings: Settings, edge: Run, report: Mapping[str, Any]) -> Pa
                 )
             )
     path = settings.output / 'stops.png'
-    cv2.imwrite(str(path), contact_sheet(f'{len(stops)} stops', _subtitles(report), stops, settings.rules))
+    cv2.imwrite(
+        str(path),
+        contact_sheet(f'{len(stops)} stop{"s" * (len(stops) != 1)}', _subtitles(report), stops, settings.rules),
+    )
     return path
 
 
