@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -91,6 +91,11 @@ def _event(phase: str, cause: Cause, look: Look | None, *, camera: str, device_i
         image=None if look is None else look.detections.image_size,
         latency_ms={} if look is None else latency_ms(look, look.times),
     )
+
+
+def summary(causes: Sequence[Cause]) -> str:
+    """Name everything that holds in one line."""
+    return '; '.join(f'{cause.action}: {cause.name}' for cause in causes) or 'running'
 
 
 def facts_of(cause: Cause, look: Look | None, now_ns: int) -> Mapping[str, object]:

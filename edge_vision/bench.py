@@ -26,12 +26,11 @@ from .detector import Detector
 from .errors import ConfigurationError, EdgeVisionError
 from .frames import Frame, FrameSlot, Image
 from .runtimes import RUNTIMES, Runtime, open_runtime
-from .share import fast_dds_environment, share_file
+from .share import CONVEYOR_MODEL, fast_dds_environment, share_file
 from .simulator.source import ConveyorSource
 from .yolov8 import Canvas, decode, letterbox, nms
 
 SIZES = ((640, 480), (1920, 1080))
-MODEL = 'models/conveyor_yolov8n_320.onnx'
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 NODE = 'edge_vision.nodes.bench_node'
 PATIENCE = 20.0  # s beyond the duration, then a process counts as hung
@@ -229,7 +228,7 @@ def find_runtime(args: argparse.Namespace) -> Runtime | None:
 
     """
     try:
-        model = args.model or share_file(MODEL)
+        model = args.model or share_file(CONVEYOR_MODEL)
     except ConfigurationError as error:
         show(f'detector not measured: {error}')
         return None

@@ -66,7 +66,7 @@ def test_every_stage_of_the_detector_is_timed(tmp_path):
 
 
 def test_absent_model_leaves_the_detector_out_with_a_line(monkeypatch, capsys):
-    monkeypatch.setattr(bench, 'MODEL', 'models/absent.onnx')
+    monkeypatch.setattr(bench, 'CONVEYOR_MODEL', 'models/absent.onnx')
     assert bench.find_runtime(arguments()) is None
     assert capsys.readouterr().out.startswith('detector not measured: models/absent.onnx')
 

@@ -19,16 +19,15 @@ from ..capture import video_length
 from ..errors import ConfigurationError
 from ..params import DecisionParams, from_values
 from ..rules import Rule, rules_from_values
-from ..share import share_file
+from ..share import CONVEYOR_MODEL, share_file
 from .cloud import Cloud
 from .line import CLOUD_SOURCE_TIMEOUT, Line, Settings
 from .pictures import Stop, contact_sheet
 from .processes import Child, end
-from .report import COMMAND_WINDOW_NS, Run, all_events, figures, stop_reactions, table, yearly_bill
+from .report import COMMAND_WINDOW_NS, Run, figures, stop_events, stop_reactions, table, yearly_bill
 
 SIMULATOR = 'sim://conveyor'
 FRAMERATES = {'composed': 60.0, 'separate': 30.0}
-CONVEYOR_MODEL = 'models/conveyor_yolov8n_320.onnx'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -239,22 +238,21 @@ def _write_sheet(settings: Settings, edge: Run, report: Mapping[str, Any]) -> Pa
     reactions = stop_reactions(edge)
     began = min((stamp for stamp, _ in edge.seen['decided']), default=0)
     stops = []
-    for event in sorted(all_events(edge).values(), key=lambda event: str(event['id'])):
+    for event in stop_events(edge):
         data = event['data']
-        if data['phase'] == 'new' and data['action'] == 'stop' and data['class_id']:
-            picture = edge.pictures.get(event['id'])
-            stops.append(
-                Stop(
-                    image=_decode(picture) if data['evidence']['kind'] == 'frame' else None,
-                    rule=data['rule'],
-                    class_id=data['class_id'],
-                    score=data['score'],
-                    xyxy=_xyxy(data['bbox']),
-                    reaction_ms=reactions.get(event['id']),
-                    at_s=(data['stamp_ns'] - began) / 1e9,
-                    note=_outcome(edge.seen['truth'], data['stamp_ns']),
-                )
+        picture = edge.pictures.get(event['id'])
+        stops.append(
+            Stop(
+                image=_decode(picture) if data['evidence']['kind'] == 'frame' else None,
+                rule=data['rule'],
+                class_id=data['class_id'],
+                score=data['score'],
+                xyxy=_xyxy(data['bbox']),
+                reaction_ms=reactions.get(event['id']),
+                at_s=(data['stamp_ns'] - began) / 1e9,
+                note=_outcome(edge.seen['truth'], data['stamp_ns']),
             )
+        )
     path = settings.output / 'stops.png'
     cv2.imwrite(
         str(path),

@@ -41,6 +41,16 @@ def percentile(values: Sequence[float], percent: float) -> float | None:
     return round(ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)], 3)
 
 
+def stop_events(run: Run) -> list[Any]:
+    """List the events with which something that was seen stopped the machine, by the time of their frames."""
+
+    def stops(data: Mapping[str, Any]) -> bool:
+        return bool(data['phase'] == 'new' and data['action'] == 'stop' and data['class_id'])
+
+    began = [event for event in all_events(run).values() if stops(event['data'])]
+    return sorted(began, key=lambda event: (int(event['data']['stamp_ns']), str(event['id'])))
+
+
 def stop_reactions(run: Run) -> dict[str, float]:
     """Time every stop that an event began: from its frame's stamp to ``stop`` seen as True outside, ms by event id.
 
@@ -48,10 +58,8 @@ def stop_reactions(run: Run) -> dict[str, float]:
     """
     commands = [received_ns for received_ns, stopped in run.seen['stops'] if stopped]
     reactions, taken = {}, 0
-    for event in sorted(all_events(run).values(), key=lambda event: int(event['data']['stamp_ns'])):
+    for event in stop_events(run):
         data = event['data']
-        if data['phase'] != 'new' or data['action'] != 'stop' or data['class_id'] == '':
-            continue
         later = [at for at in commands if at > max(data['stamp_ns'], taken)]
         decided_by = data['stamp_ns'] + data['latency_ms'].get('capture_to_command', 0.0) * 1e6 + COMMAND_WINDOW_NS
         if later and later[0] <= decided_by:

@@ -19,7 +19,7 @@ from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 from vision_msgs.msg import Detection2DArray
 
-from ..account import Look, begin_event, end_event, facts_of
+from ..account import Look, begin_event, end_event, facts_of, summary
 from ..decision import STARTING, Cause, Command, Decision, Outcome
 from ..detections import Detections, InferenceTimes
 from ..events import Event, default_device_id
@@ -97,7 +97,7 @@ class DecisionNode(Node):
 
     def _declare_parameters(self) -> tuple[DecisionParams, tuple[Rule, ...]]:
         params = declare(self, DecisionParams)
-        names = given_names(self)
+        names = given_names(self, DecisionParams)
         described = {name.partition('.')[0] for name in names if '.' in name}
         for rule in sorted(set(params.rules) | {name for name in described if name.isidentifier()}):
             declare(self, RuleParams, f'{rule}.')
@@ -332,7 +332,6 @@ class DecisionNode(Node):
         with self._lock:
             command, causes = self._decision.command, self._decision.causes
         level = diagnostics.ERROR if command.stop else diagnostics.WARN if causes else diagnostics.OK
-        message = '; '.join(f'{cause.action}: {cause.name}' for cause in causes) or 'running'
         values: dict[str, object] = {'stop': command.stop, 'alarm': command.alarm, 'speed_ratio': command.speed_ratio}
         now_ns = self._clock_now.now_ns()
         for cause in causes:
@@ -341,7 +340,7 @@ class DecisionNode(Node):
             DiagnosticStatus(
                 level=level,
                 name=self.get_fully_qualified_name().lstrip('/'),
-                message=message,
+                message=summary(causes),
                 values=diagnostics.key_values(values),
             )
         )
@@ -360,8 +359,7 @@ class DecisionNode(Node):
             'decide_p99_ms': decide_p99,
         }
         causes = self._decision.causes
-        message = '; '.join(f'{cause.action}: {cause.name}' for cause in causes) or 'running'
-        return diagnostics.Health(diagnostics.WARN if causes else diagnostics.OK, message, figures)
+        return diagnostics.Health(diagnostics.WARN if causes else diagnostics.OK, summary(causes), figures)
 
 
 def _scale(twist: Twist, ratio: float) -> None:

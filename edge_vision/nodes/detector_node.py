@@ -20,13 +20,12 @@ from ..frames import Frame, FrameSlot, Slot
 from ..metrics import Rate, Window
 from ..params import DetectorParams
 from ..runtimes import open_runtime
-from ..share import share_file
+from ..share import CONVEYOR_MODEL, share_file
 from . import diagnostics, qos
 from .convert import detections_to_msg, frame_from_msg, header, image_to_msg
 from .parameters import declare_and_follow
 from .spin import Worker
 
-DEFAULT_MODEL = 'models/conveyor_yolov8n_320.onnx'
 Decide = Callable[[Detections, Frame, InferenceTimes], None]
 
 
@@ -53,7 +52,7 @@ class DetectorNode(Node):
         self._cleanup = ExitStack()
         super().__init__('detector', **kwargs)
         params = declare_and_follow(self, DetectorParams, self._apply)
-        model = params.model_file_path or str(share_file(DEFAULT_MODEL))
+        model = params.model_file_path or str(share_file(CONVEYOR_MODEL))
         self._runtime = open_runtime(params.backend, model, precision=params.precision, threads=params.threads)
         self._detector = self._make_detector(params)
         self._decide, self._reject = decide, reject

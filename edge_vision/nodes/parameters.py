@@ -48,33 +48,30 @@ def declare(node: Node, cls: type[P], prefix: str = '') -> P:
         if not node.has_parameter(spec.name):
             default = list(spec.default) if isinstance(spec.default, tuple) else spec.default
             node.declare_parameter(spec.name, default, descriptor(spec), ignore_override=not given)
-    return params.from_values(cls, values_of(node, [spec.name for spec in specs]), prefix)
+    values = {spec.name: node.get_parameter(spec.name).value for spec in specs}
+    return params.from_values(cls, values, prefix)
 
 
-def values_of(node: Node, names: list[str]) -> dict[str, Any]:
-    """Read declared parameters by name."""
-    return {name: node.get_parameter(name).value for name in names}
+def given_names(node: Node, cls: type) -> list[str]:
+    """List the parameter names given at start, less those that ROS itself or another node of this package reads.
+
+    A file may give parameters to all nodes (``/**``), so that each is given those of the others.
+    """
+    others = {spec.name for other in PARAMETER_CLASSES if other is not cls for spec in params.specs(other)}
+    return [name for name in _overrides(node) if name not in others and not name.startswith(ROS_OWN)]
 
 
-def refuse_unknown(node: Node, known: set[str]) -> None:
+def refuse_unknown(node: Node, cls: type) -> None:
     """Refuse parameters given at start that nobody would read.
-
-    Parameters of the other nodes of this package are let pass: a file may give them to all nodes (``/**``).
 
     Raises:
         ConfigurationError: With the nearest known name.
 
     """
-    shared = {spec.name for cls in PARAMETER_CLASSES for spec in params.specs(cls)}
-    for name in _overrides(node):
-        if name not in known and name not in shared and not name.startswith(ROS_OWN):
+    known = {spec.name for spec in params.specs(cls)}
+    for name in given_names(node, cls):
+        if name not in known:
             raise params.unknown_name(name, known)
-
-
-def given_names(node: Node) -> list[str]:
-    """List the parameter names given at start, less those that ROS itself or another node of this package reads."""
-    own = {spec.name for cls in PARAMETER_CLASSES if cls is not params.DecisionParams for spec in params.specs(cls)}
-    return [name for name in _overrides(node) if name not in own and not name.startswith(ROS_OWN)]
 
 
 def follow(node: Node, apply: Callable[[Mapping[str, Any]], None]) -> None:
@@ -112,7 +109,7 @@ def declare_and_follow(node: Node, cls: type[P], apply: Callable[[P], None] | No
 
     """
     values = declare(node, cls)
-    refuse_unknown(node, {spec.name for spec in params.specs(cls)})
+    refuse_unknown(node, cls)
 
     def on_values(changed: Mapping[str, Any]) -> None:
         checked = params.from_values(cls, changed)

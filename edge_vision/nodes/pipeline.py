@@ -9,6 +9,7 @@ from .bridge_node import BridgeNode
 from .camera_node import CameraNode
 from .decision_node import DecisionNode
 from .detector_node import DetectorNode
+from .spin import end
 
 
 def make_nodes() -> list[Node]:
@@ -35,7 +36,6 @@ def make_nodes() -> list[Node]:
             nodes.append(DetectorNode(frames=slot))
         nodes.append(CameraNode(frames=slot))
     except BaseException:
-        for node in nodes:
-            node.destroy_node()
+        end(nodes)
         raise
     return list(reversed(nodes))

@@ -96,11 +96,11 @@ def run(make_nodes: Callable[[], Sequence[Node]], args: Sequence[str] | None = N
         print('edge_vision: error:', *_explain(error).split(), file=sys.stderr)  # some of them have several lines
         return 1
     finally:
-        _end(nodes)
+        end(nodes)
         rclpy.try_shutdown()
 
 
-def _end(nodes: Sequence[Node]) -> None:
+def end(nodes: Sequence[Node]) -> None:
     """Destroy nodes in their order, whatever happens; first of all, what can stop the machine says so."""
     for node in nodes:
         if hasattr(node, 'say_stop'):
