@@ -9,7 +9,7 @@ from pathlib import Path
 from .errors import ConfigurationError
 
 PACKAGE = 'edge_vision'
-CONVEYOR_MODEL = 'models/conveyor_yolov8n_320.onnx'
+CONVEYOR_MODEL = 'models/conveyor_yolov8_320.onnx'
 
 
 def share_file(name: str) -> Path:

@@ -54,7 +54,7 @@ def record(model: YOLO, picture: Path) -> dict[str, Any]:
 def main() -> None:
     """Draw the pictures, predict, and write both down."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--model', type=Path, default=ROOT / 'models' / 'conveyor_yolov8n_320.onnx')
+    parser.add_argument('--model', type=Path, default=ROOT / 'models' / 'conveyor_yolov8_320.onnx')
     parser.add_argument('--output', type=Path, default=ROOT / 'test' / 'data' / 'parity')
     arguments = parser.parse_args()
 
