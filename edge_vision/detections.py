@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .picture import Picture
+
 
 @dataclass(frozen=True, slots=True)
 class Detections:
@@ -20,6 +22,7 @@ class Detections:
         class_id: Label per box.
         track_id: Track per box, '' where there is none.
         image_size: Width and height of the camera image in pixels; None where nobody told.
+        picture: What the picture itself was like; None where nobody told.
 
     Raises:
         ValueError: The arrays do not agree.
@@ -33,6 +36,7 @@ class Detections:
     class_id: tuple[str, ...]
     track_id: tuple[str, ...] = ()
     image_size: tuple[int, int] | None = None
+    picture: Picture | None = None
 
     def __post_init__(self) -> None:
         """Check that the arrays agree."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import zones
+from .causes import BUILT_IN
 from .detections import Detections
 from .errors import ConfigurationError
 from .params import DecisionParams, from_values, param, specs, unknown_name
@@ -22,18 +23,24 @@ class RuleParams:
     """Parameters of one rule, each behind the rule's name and a dot."""
 
     enabled: bool = param(True, 'Whether the rule is in force')
+    cameras: tuple[str, ...] = param((), 'Cameras it applies to, as left for left/detections; empty: all')
     classes: tuple[str, ...] = param((), 'Labels that count; empty: all')
     min_score: float = param(0.5, 'Least score that counts', bounds=(0.0, 1.0))
+    min_area: float = param(0.0, 'Least box area that counts, as a share of the image', bounds=(0.0, 1.0))
+    max_area: float = param(1.0, 'Greatest box area that counts, as a share of the image', bounds=(0.0, 1.0))
     points: tuple[float, ...] = param((), 'Zone as normalised x, y of its corners, in order; empty: the whole image')
-    anchor: str = param(
-        'center', 'Point of the box that must be in the zone', one_of=('center', 'bottom_center', 'any')
-    )
+    anchor: str = param('center', 'Point of the box that must be in the zone', one_of=zones.ANCHORS)
+    min_detections: int = param(1, 'Matching detections in one frame that make it count', bounds=(1, 10000))
+    dwell_time: float = param(0.0, 'Time an object must have matched before it counts, s', bounds=(0.0, 86400.0))
     action_type: str = param('stop', 'What to do', one_of=('stop', 'slowdown', 'alarm', 'flag'))
     slowdown_ratio: float = param(0.5, 'Share of cmd_vel_in let through by slowdown', bounds=(0.0, 1.0))
     trigger_consecutive_frames: int = param(2, 'Frames in a row that trigger', bounds=(1, 10000))
     release_consecutive_frames: int = param(5, 'Clear fresh frames in a row that release', bounds=(1, 10000))
     latch: bool = param(False, 'Hold until ~/reset')
     evidence: str = param('crop', 'Picture sent with the event', one_of=('none', 'crop', 'frame'))
+    cooldown: float = param(
+        0.0, 'Least time between its events on one camera, s; commands never wait', bounds=(0.0, 86400.0)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,71 +48,111 @@ class Rule:
     """A rule ready to be applied.
 
     Raises:
-        ConfigurationError: Its zone is not a simple polygon.
+        ConfigurationError: Its zone is not a simple polygon, or its limits contradict each other.
 
     """
 
     name: str
     params: RuleParams
     zone: zones.Points | None = dataclasses.field(init=False, compare=False)
-    classes: frozenset[str] = dataclasses.field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check the zone and look the classes up once."""
-        points = self.params.points
-        object.__setattr__(self, 'zone', zones.polygon(f'{self.name}.points', points) if points else None)
-        object.__setattr__(self, 'classes', frozenset(self.params.classes))
+        """Check what one parameter alone cannot tell."""
+        params = self.params
+        zone = zones.polygon(f'{self.name}.points', params.points) if params.points else None
+        object.__setattr__(self, 'zone', zone)
+        if params.min_area > params.max_area:
+            raise ConfigurationError(
+                f'{self.name}.min_area is {params.min_area}, expected at most {self.name}.max_area, {params.max_area}'
+            )
 
-    def matches(self, detections: Detections) -> NDArray[np.intp]:
-        """Find the detections this rule is about.
 
-        A zone covers the whole image while the image size is unknown: looking at too much stops too often,
-        looking at too little would not stop.
+class RuleBook:
+    """All enabled rules, ready to be applied to a frame in one go.
+
+    Attributes:
+        rules: The enabled ones, in their order.
+
+    """
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self.rules = tuple(rule for rule in rules if rule.params.enabled)
+        every = [rule.params for rule in self.rules]
+        labels = sorted({label for params in every for label in params.classes})
+        self._columns = {label: column for column, label in enumerate(labels)}
+        wanted = [[not p.classes or label in p.classes for label in (*labels, None)] for p in every]
+        shape = len(every), len(labels) + 1  # the last column: any other label
+        self._wanted = np.array(wanted, dtype=bool).reshape(shape)
+        self._min_score = np.array([[p.min_score] for p in every], dtype=np.float32).reshape(-1, 1)
+        self._min_area = np.array([p.min_area for p in every]).reshape(-1, 1)
+        self._max_area = np.array([p.max_area for p in every]).reshape(-1, 1)
+        self._zoned = [row for row, rule in enumerate(self.rules) if rule.zone is not None]
+        polygons = [rule.zone for rule in self.rules if rule.zone is not None]
+        self._zones = zones.ZoneSet(polygons, [every[row].anchor for row in self._zoned]) if polygons else None
+
+    def match(self, detections: Detections) -> NDArray[np.bool_]:
+        """Find what the rules are about by class, score, area and zone; cameras and time are not looked at.
+
+        A zone covers the whole image and areas are not limited while the image size is unknown: looking at too much
+        stops too often, looking at too little would not stop. For the same reason a box without an area that can be
+        told is within the limits.
 
         Returns:
-            Their indices, ascending.
+            Shape (rules, detections).
 
         """
-        wanted = self.params.min_score
-        candidates = [
-            i
-            for i, label in enumerate(detections.class_id)
-            if detections.score[i] >= wanted and (not self.classes or label in self.classes)
-        ]
-        found = np.array(candidates, dtype=np.intp)
-        if self.zone is None or detections.image_size is None or not candidates:
+        columns = [self._columns.get(label, -1) for label in detections.class_id]
+        found = self._wanted[:, columns] & (detections.score >= self._min_score)
+        if detections.image_size is None or not found.any():
             return found
-        boxes = np.clip(detections.xyxy[found] / (detections.image_size * 2), 0.0, 1.0)
-        return found[self._in_zone(self.zone, boxes)]
+        boxes = np.clip(detections.xyxy / (detections.image_size * 2), 0.0, 1.0)
+        area = np.abs((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+        found &= ~((area < self._min_area) | (area > self._max_area))
+        if self._zones is not None:
+            found[self._zoned] &= self._zones.hold(boxes)
+        return found
 
-    def _in_zone(self, zone: zones.Points, boxes: zones.Points) -> NDArray[np.bool_]:
-        if self.params.anchor == 'any':
-            return zones.touches(zone, boxes)
-        x = (boxes[:, 0] + boxes[:, 2]) / 2
-        y = boxes[:, 3] if self.params.anchor == 'bottom_center' else (boxes[:, 1] + boxes[:, 3]) / 2
-        return zones.contains(zone, np.stack([x, y], axis=1))
+
+def camera_of(topic: str) -> str:
+    """Name the camera of a topic of detections: what stands left of ``/detections``, '' where nothing does."""
+    return topic.rpartition('/')[0].strip('/')
 
 
 def rules_from_values(values: Mapping[str, Any]) -> tuple[Rule, ...]:
     """Build the rules that ``rules`` names from parameter names and values.
 
     Args:
-        values: ``rules`` and, for each rule, ``<rule>.<parameter>``; absent ones take their default.
+        values: ``rules``, ``detections_topics`` and, for each rule, ``<rule>.<parameter>``; absent ones take their
+            default.
 
     Raises:
-        ConfigurationError: A name is not usable or given twice, or a value is wrong.
+        ConfigurationError: A name is not usable or given twice, a value is wrong or a camera is not known.
 
     """
-    names = from_values(DecisionParams, {'rules': values.get('rules', ())}).rules
-    known = {s.name for s in specs(DecisionParams)}
+    node = from_values(DecisionParams, {k: values[k] for k in ('rules', 'detections_topics') if k in values})
+    names = node.rules
+    known = {s.name for s in specs(DecisionParams)} | set(BUILT_IN)
     for name in names:
         if not name.isidentifier() or name in known:
             raise ConfigurationError(
-                f'rules holds {name!r}, expected letters, digits and _ that no parameter is called'
+                f'rules holds {name!r}, expected letters, digits and _ that no parameter or built-in cause is called'
             )
         if names.count(name) > 1:
             raise ConfigurationError(f'rules holds {name!r} twice, expected every rule once')
-    return tuple(Rule(name, from_values(RuleParams, values, f'{name}.')) for name in names)
+    rules = tuple(Rule(name, from_values(RuleParams, values, f'{name}.')) for name in names)
+    for rule in rules:
+        _check_cameras(rule, node.detections_topics)
+    return rules
+
+
+def _check_cameras(rule: Rule, topics: Sequence[str]) -> None:
+    known = sorted({camera_of(topic) for topic in topics} - {''})
+    for camera in rule.params.cameras:
+        if camera not in known:
+            raise ConfigurationError(
+                f'{rule.name}.cameras holds {camera!r}, expected names out of {known}: '
+                f'what stands left of /detections in detections_topics, which is {list(topics)}'
+            )
 
 
 def check_names(names: Iterable[str], rules: Iterable[str]) -> list[str]:

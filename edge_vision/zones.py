@@ -1,4 +1,7 @@
-"""Where a detection is: polygons, and which boxes lie in them."""
+"""Where a detection is: polygons, and which boxes lie in them.
+
+Everything here is normalised to the image: 0, 0 is its top left, 1, 1 its bottom right.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,13 @@ from numpy.typing import NDArray
 from .errors import ConfigurationError
 
 Points = NDArray[np.float64]
-EDGE = 1e-6  # points this near to an edge, in shares of the image, are on it
+Mask = NDArray[np.bool_]
+ANCHORS = ('center', 'bottom_center', 'any')
+EDGE = 1e-6  # what is this near to an edge, in shares of the image, is on it
+MOST_CORNERS = 100  # the time of a decision grows with them
+AT_ONCE = 8192  # edges times boxes whose numbers stay in the cache
+RIGHT = np.array([[1.0, 0.0]])
+DOWN = np.array([[0.0, 1.0]])
 
 
 def polygon(name: str, flat: Sequence[float]) -> Points:
@@ -18,20 +27,23 @@ def polygon(name: str, flat: Sequence[float]) -> Points:
 
     Args:
         name: The parameter the numbers come from, for the error.
-        flat: At least three points, normalised to the image: 0, 0 is its top left, 1, 1 its bottom right.
+        flat: The corners, in order; three to a hundred points.
 
     Returns:
         Corners, shape (n, 2).
 
     Raises:
-        ConfigurationError: Too few or odd numbers, outside 0..1, without area, or crossing itself.
+        ConfigurationError: Too few, too many or odd numbers, outside 0..1, without area, or crossing itself.
 
     """
     if len(flat) < 6 or len(flat) % 2:
         raise ConfigurationError(f'{name} has {len(flat)} numbers, expected x, y for at least three corners')
+    if len(flat) > 2 * MOST_CORNERS:
+        raise ConfigurationError(f'{name} has {len(flat) // 2} corners, expected at most {MOST_CORNERS}')
     corners = np.array(flat, dtype=np.float64).reshape(-1, 2)
-    if corners.min() < 0.0 or corners.max() > 1.0:
-        outside = corners[(corners < 0.0) | (corners > 1.0)][0]
+    within = (corners >= 0.0) & (corners <= 1.0)
+    if not within.all():
+        outside = corners[~within][0]
         raise ConfigurationError(f'{name} holds {outside}, expected numbers from 0 to 1 (shares of width and height)')
     if crosses_itself(corners):
         raise ConfigurationError(f'{name} crosses or touches itself, expected a simple polygon, corners in order')
@@ -39,83 +51,105 @@ def polygon(name: str, flat: Sequence[float]) -> Points:
 
 
 def crosses_itself(corners: Points) -> bool:
-    """Tell whether two edges that are not neighbours meet, or a corner has no angle left."""
+    """Tell whether an edge comes within EDGE of a corner that is not its own, or crosses another edge.
+
+    Near a crossing at least one end of the two edges is nearest to it; where that end is further than EDGE from the
+    other edge, all four ends are further than that from the other's line. So sides nearer than that need no answer,
+    and edges that lie on one line do not cross by rounding.
+    """
     n = len(corners)
-    ends = np.roll(corners, -1, axis=0)
-    if np.any(np.all(corners == ends, axis=1)):
+    along = np.roll(corners, -1, axis=0) - corners
+    length = np.maximum(np.hypot(along[:, 0], along[:, 1]), np.finfo(float).tiny)
+    unit = along / length[:, None]
+    from_start = corners[:, None] - corners  # shape (corner, edge, 2), as all that follows
+    forward = (from_start * unit).sum(axis=2)
+    aside = from_start[..., 1] * unit[:, 0] - from_start[..., 0] * unit[:, 1]
+    gap = np.hypot(forward - np.clip(forward, 0.0, length), aside)
+    own = np.eye(n, dtype=bool) | np.roll(np.eye(n, dtype=bool), 1, axis=0)
+    if (gap[~own] <= EDGE).any():
         return True
-    area = float(np.sum(corners[:, 0] * ends[:, 1] - ends[:, 0] * corners[:, 1]))
-    if area == 0.0:
-        return True
-    pairs = [(i, j) for i in range(n) for j in range(i + 2, n) if (j + 1) % n != i]
-    if not pairs:
-        return False
-    i, j = np.array(pairs).T
-    return bool(np.any(segments_meet(corners[i], ends[i], corners[j], ends[j])))
+    side = np.sign(aside) * (np.abs(aside) > EDGE / 2)
+    parts_ends = side * np.roll(side, -1, axis=0) < 0
+    return bool((parts_ends & parts_ends.T).any())
 
 
-def segments_meet(a: Points, b: Points, c: Points, d: Points) -> NDArray[np.bool_]:
-    """Tell for each row whether segment a-b touches segment c-d; arrays of points, shape (..., 2)."""
+class ZoneSet:
+    """Polygons with an anchor each, ready to be held against many boxes in one go.
 
-    def side(p: Points, q: Points, r: Points) -> Points:
-        ahead, aside = q - p, r - p
-        return np.asarray(np.sign(ahead[..., 0] * aside[..., 1] - ahead[..., 1] * aside[..., 0]))
+    The anchor of a box is a point of it or, for ``any``, the box itself: a rectangle with middle p and half extents
+    h, which are 0 for a point. It is in a zone if it meets an edge or if its middle is inside.
 
-    overlap = np.all((np.minimum(a, b) <= np.maximum(c, d)) & (np.minimum(c, d) <= np.maximum(a, b)), axis=-1)
-    return np.asarray(overlap & (side(a, b, c) * side(a, b, d) <= 0) & (side(c, d, a) * side(c, d, b) <= 0))
+    - Meeting an edge, with middle m and half extents e, is the separating axis theorem: they meet unless along its
+      normal, the x or the y axis a the offset ``|a·(p - m)|`` is greater than the reach ``|a|·h + |a|·e + EDGE``,
+      where ``|a|·e`` is 0 along its own normal. The edge counts: feet cut off by the lower border of the image stand
+      in a zone that ends there.
+    - Being inside is the even-odd rule: a ray from p to the right crosses an odd number of edges. It crosses an edge
+      if p is left of it and exactly one of its ends is above p.
 
-
-def contains(corners: Points, points: Points) -> NDArray[np.bool_]:
-    """Tell which points lie inside a simple polygon or on its edge, by the even-odd rule.
-
-    The edge counts: feet cut off by the lower border of the image stand in a zone that ends there.
+    Offsets and reaches are linear in the box, so each is one matrix product for all edges and boxes. Rows of p that
+    do not take part have the factor 0, which leaves the comparison with an end of an edge exact.
 
     Args:
-        corners: Polygon, shape (n, 2).
-        points: Points in the same unit, shape (m, 2).
-
-    Returns:
-        Shape (m,).
+        polygons: At least one simple polygon, corners of shape (n, 2).
+        anchors: One of ``ANCHORS`` for each.
 
     """
-    x, y = points[:, 0:1], points[:, 1:2]
-    x1, y1 = corners[:, 0], corners[:, 1]
-    x2, y2 = np.roll(x1, -1), np.roll(y1, -1)
-    spans = (y1 > y) != (y2 > y)
-    rise = np.where(y2 == y1, 1.0, y2 - y1)
-    left_of_edge = x < (x2 - x1) * (y - y1) / rise + x1
-    inside = np.count_nonzero(spans & left_of_edge, axis=1) % 2 == 1
-    off_line = np.abs((x2 - x1) * (y - y1) - (y2 - y1) * (x - x1))
-    near = off_line <= EDGE * np.maximum(np.hypot(x2 - x1, y2 - y1), EDGE)
-    beside = (
-        (x >= np.minimum(x1, x2) - EDGE)
-        & (x <= np.maximum(x1, x2) + EDGE)
-        & (y >= np.minimum(y1, y2) - EDGE)
-        & (y <= np.maximum(y1, y2) + EDGE)
-    )
-    return np.asarray(inside | (near & beside).any(axis=1))
+
+    def __init__(self, polygons: Sequence[Points], anchors: Sequence[str]) -> None:
+        counts = [len(corners) for corners in polygons]
+        self._first = np.cumsum([0, *counts[:-1]])
+        anchor = np.repeat(np.array(anchors), counts)
+        starts = np.concatenate(polygons)
+        ends = np.concatenate([np.roll(corners, -1, axis=0) for corners in polygons])
+        middle, half = (starts + ends) / 2, np.abs(ends - starts) / 2
+        normal = _normals_to_the_left(starts, ends)
+        low, whole = anchor == 'bottom_center', anchor == 'any'
+        self._offsets = [_offsets(axis, middle, low) for axis in (normal, RIGHT, DOWN)]
+        extents = (normal, np.zeros_like(half)), (RIGHT, half), (DOWN, half)
+        self._reaches = [_reaches(axis, extent, whole) for axis, extent in extents]
+        self._below_start, self._below_end = _offsets(DOWN, starts, low), _offsets(DOWN, ends, low)
+
+    def hold(self, boxes: Points) -> Mask:
+        """Tell which zones hold the anchors of which boxes.
+
+        Args:
+            boxes: Left, top, right, bottom, shape (m, 4).
+
+        Returns:
+            Shape (zones, m).
+
+        """
+        step = max(1, AT_ONCE // len(self._below_end))
+        return np.concatenate([self._hold(boxes[i : i + step]) for i in range(0, len(boxes) or 1, step)], axis=1)
+
+    def _hold(self, boxes: Points) -> Mask:
+        m = len(boxes)
+        middle, half = np.ones((4, m)), np.ones((3, m))  # x, y, y of the bottom, 1 and half width, half height, 1
+        low, high = boxes[:, :2].T, boxes[:, 2:].T
+        np.multiply(low + high, 0.5, out=middle[:2])
+        np.multiply(np.abs(high - low), 0.5, out=half[:2])
+        middle[2] = high[1]
+        aside, across, down = (offsets @ middle for offsets in self._offsets)
+        width, reach_x, reach_y = (reaches @ half for reaches in self._reaches)
+        meets = (np.abs(aside) <= width) & (np.abs(across) <= reach_x) & (np.abs(down) <= reach_y)
+        spans = (self._below_start @ middle < 0.0) != (self._below_end @ middle < 0.0)
+        inside = np.logical_xor.reduceat(spans & (aside > 0.0), self._first, axis=0)
+        return np.asarray(inside | np.logical_or.reduceat(meets, self._first, axis=0))
 
 
-def touches(corners: Points, boxes: Points) -> NDArray[np.bool_]:
-    """Tell which boxes share a point with a polygon.
+def _normals_to_the_left(starts: Points, ends: Points) -> Points:
+    along = ends - starts
+    normal = np.stack([-along[:, 1], along[:, 0]], axis=1) / np.hypot(along[:, 0], along[:, 1])[:, None]
+    return np.asarray(np.where(normal[:, :1] > 0.0, -normal, normal))
 
-    Args:
-        corners: Polygon, shape (n, 2).
-        boxes: Left, top, right, bottom in the same unit, shape (m, 4).
 
-    Returns:
-        Shape (m,).
+def _offsets(axis: Points, through: Points, low: Mask) -> Points:
+    """Make the factors of x, y, y of the bottom and 1 in ``axis·(p - through)``, shape (edges, 4)."""
+    x, y = np.broadcast_to(axis, through.shape).T
+    return np.stack([x, np.where(low, 0.0, y), np.where(low, y, 0.0), -(axis * through).sum(axis=1)], axis=1)
 
-    """
-    m = len(boxes)
-    box_corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(m, 4, 2)
-    inside = contains(corners, box_corners.reshape(-1, 2)).reshape(m, 4).any(axis=1)
-    x, y = corners[:, 0], corners[:, 1]
-    holds_corner = ((x >= boxes[:, 0:1]) & (x <= boxes[:, 2:3]) & (y >= boxes[:, 1:2]) & (y <= boxes[:, 3:4])).any(
-        axis=1
-    )
-    ends = np.roll(corners, -1, axis=0)
-    edges = segments_meet(
-        box_corners[:, :, None, :], np.roll(box_corners, -1, axis=1)[:, :, None, :], corners, ends
-    ).any(axis=(1, 2))
-    return np.asarray(inside | holds_corner | edges)
+
+def _reaches(axis: Points, extent: Points, whole: Mask) -> Points:
+    """Make the factors of half width, half height and 1 in ``|axis|·h + |axis|·extent + EDGE``, shape (edges, 3)."""
+    x, y = np.abs(np.broadcast_to(axis, extent.shape)).T
+    return np.stack([x * whole, y * whole, (np.abs(axis) * extent).sum(axis=1) + EDGE], axis=1)
