@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from .decision import Cause
+from .causes import OPERATOR_RESET
+from .decision import Cause, Sighting
 from .detections import Detections, InferenceTimes
 from .events import BBox, Event, Evidence, event_id
 from .frames import Frame
+from .rules import RuleParams
 
 
 class Look(NamedTuple):
@@ -46,51 +48,66 @@ def latency_ms(look: Look, times: InferenceTimes | None) -> dict[str, float]:
     return {'capture_to_infer': times.capture_to_infer_ns / 1e6, 'infer': times.infer_ns / 1e6, **latency}
 
 
-def begin_event(cause: Cause, look: Look | None, *, camera: str, device_id: str, now_ns: int, evidence: str) -> Event:
-    """Tell that a cause began.
+class Teller(NamedTuple):
+    """Makes the events of one camera.
 
-    Args:
-        cause: The cause.
-        look: The frame that completed it; None where none did.
+    Attributes:
         camera: Name of the camera.
         device_id: Name of the device.
         now_ns: Time of an event without a frame, in ns since the epoch.
-        evidence: The picture asked for: none, crop or frame.
 
     """
-    told = _event('new', cause, look, camera=camera, device_id=device_id, now_ns=now_ns)
-    if look is None or cause.box < 0:
-        return told
-    found, i = look.detections, cause.box
-    bbox = BBox.from_xyxy(*found.xyxy[i].tolist())
-    return replace(
-        told,
-        class_id=found.class_id[i],
-        score=float(found.score[i]),
-        track_id=found.track_id[i],
-        bbox=bbox,
-        evidence=Evidence(evidence),
-    )
 
+    camera: str
+    device_id: str
+    now_ns: int
 
-def end_event(cause: Cause, look: Look | None, *, camera: str, device_id: str, now_ns: int) -> Event:
-    """Tell that a cause ended; see `begin_event`."""
-    return _event('end', cause, look, camera=camera, device_id=device_id, now_ns=now_ns)
+    def begin(self, cause: Cause, look: Look | None) -> Event:
+        """Tell that a cause began that no detection is behind."""
+        return replace(self._event('new', cause, look), reason=cause.reason, frames=cause.frames)
 
+    def appear(self, sighting: Sighting, look: Look, rule: RuleParams) -> Event:
+        """Tell of an object that a rule is about; the evidence is the picture that the rule asks for."""
+        found, i = look.detections, sighting.box
+        return replace(
+            self._of(sighting, 'new', look),
+            score=float(found.score[i]),
+            bbox=BBox.from_xyxy(*found.xyxy[i].tolist()),
+            evidence=Evidence(rule.evidence),
+            frames=sighting.frames,
+            zone=rule.points,
+            reason=sighting.cause.reason,
+        )
 
-def _event(phase: str, cause: Cause, look: Look | None, *, camera: str, device_id: str, now_ns: int) -> Event:
-    stamp_ns = now_ns if look is None else look.detections.stamp_ns
-    return Event(
-        id=event_id(stamp_ns),
-        device_id=device_id,
-        camera=camera,
-        rule=cause.name,
-        action=cause.action,
-        phase=phase,
-        stamp_ns=stamp_ns,
-        image=None if look is None else look.detections.image_size,
-        latency_ms={} if look is None else latency_ms(look, look.times),
-    )
+    def leave(self, sighting: Sighting, look: Look | None) -> Event:
+        """Tell that an object is gone that was told of."""
+        return self._of(sighting, 'end', look)
+
+    def end(self, cause: Cause, look: Look | None) -> Event:
+        """Tell that a cause ended that no detection was behind."""
+        return self._event('end', cause, look)
+
+    def reset(self, answer: str, by: Sequence[str]) -> Event:
+        """Tell that somebody asked to let go of what is latched, and what the answer was."""
+        return replace(self.begin(Cause(OPERATOR_RESET, '', 'flag', 0, answer), None), by=tuple(by))
+
+    def _of(self, sighting: Sighting, phase: str, look: Look | None) -> Event:
+        event = self._event(phase, sighting.cause, look)
+        return replace(event, class_id=sighting.class_id, track_id=sighting.track_id)
+
+    def _event(self, phase: str, cause: Cause, look: Look | None) -> Event:
+        stamp_ns = self.now_ns if look is None else look.detections.stamp_ns
+        return Event(
+            id=event_id(stamp_ns),
+            device_id=self.device_id,
+            camera=self.camera,
+            rule=cause.name,
+            action=cause.action,
+            phase=phase,
+            stamp_ns=stamp_ns,
+            image=None if look is None else look.detections.image_size,
+            latency_ms={} if look is None else latency_ms(look, look.times),
+        )
 
 
 def summary(causes: Sequence[Cause]) -> str:
@@ -98,12 +115,13 @@ def summary(causes: Sequence[Cause]) -> str:
     return '; '.join(f'{cause.action}: {cause.name}' for cause in causes) or 'running'
 
 
-def facts_of(cause: Cause, look: Look | None, now_ns: int) -> Mapping[str, object]:
+def facts_of(cause: Cause, look: Look | None, zone: Sequence[float], now_ns: int) -> Mapping[str, object]:
     """List what is known of a cause, for the state.
 
     Args:
         cause: A cause that holds.
         look: The frame that completed it, where one did.
+        zone: The zone of its rule.
         now_ns: The time now, on the clock of ``cause.since_ns``.
 
     Returns:
@@ -117,12 +135,22 @@ def facts_of(cause: Cause, look: Look | None, now_ns: int) -> Mapping[str, objec
         'held_s': (now_ns - cause.since_ns) / 1e9,
         'latched': cause.latched,
     }
-    if look is not None:
-        found, i = look.detections, cause.box
+    if cause.stamp_ns:
         facts['stamp_ns'] = cause.stamp_ns
-        facts['frames'] = cause.frames
-        facts['class_id'] = found.class_id[i]
-        facts['score'] = float(found.score[i])
-        facts['xyxy'] = [round(float(v), 1) for v in found.xyxy[i]]
-        facts['capture_to_command_ms'] = look.capture_to_command_ms
+    if look is not None and cause.box >= 0:
+        facts.update(_sight(cause, look, zone))
     return {f'{prefix}.{key}': value for key, value in facts.items()}
+
+
+def _sight(cause: Cause, look: Look, zone: Sequence[float]) -> dict[str, object]:
+    found, i = look.detections, cause.box
+    return {
+        'frame_id': found.frame_id,
+        'frames': cause.frames,
+        'class_id': found.class_id[i],
+        'score': float(found.score[i]),
+        'track_id': found.track_id[i],
+        'xyxy': [round(float(v), 1) for v in found.xyxy[i]],
+        'zone': [round(float(v), 4) for v in zone],
+        **{f'{stage}_ms': ms for stage, ms in latency_ms(look, look.times).items()},
+    }

@@ -3,26 +3,26 @@
 A `Decision` is fed observations and the time, and answers with an `Outcome`. Every reason to
 act is a `Cause` with a life of its own; the most restrictive of those that hold is commanded.
 Silence is danger: a source starts as unseen, and falls back to it when its newest image is older
-than ``source_timeout``; only fresh frames in a row lift that.
+than ``source_timeout``, when its pictures stop changing or show nothing; only fresh frames in a row lift that.
+Commands follow from causes, which know nothing of tracks: a tracker that errs tells an event too many or
+too few, and stops all the same.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .causes import BLIND, BLINDED, BUILT_IN, FROZEN, NO_FRESH_IMAGE, OPERATOR_STOP, STARTING
 from .detections import Detections
 from .params import DecisionParams
-from .rules import Action, Rule
+from .rules import Action, Rule, RuleBook, camera_of
+from .watch import Watch
 
-STARTING = 'starting'
-NO_FRESH_IMAGE = 'no_fresh_image'
-OPERATOR_STOP = 'operator_stop'
-BUILT_IN = (STARTING, NO_FRESH_IMAGE, OPERATOR_STOP)
 NO_BOXES: NDArray[np.intp] = np.empty(0, dtype=np.intp)
 
 
@@ -47,7 +47,7 @@ class Cause:
     """One reason to act.
 
     Attributes:
-        name: The rule, or ``starting``, ``no_fresh_image``, ``operator_stop``.
+        name: The rule, or ``starting``, ``no_fresh_image``, ``frozen``, ``blinded``, ``operator_stop``.
         source: The camera's detections topic; '' for the operator.
         action: What it asks for.
         since_ns: When it began, on the caller's clock.
@@ -76,6 +76,26 @@ class Cause:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Sighting:
+    """One object that a rule is about, for as long as there is an event about it.
+
+    Attributes:
+        cause: The cause that it belongs to.
+        box: Its index in the frame it was told with.
+        track_id: Its track; '' where there is none.
+        class_id: Its label in that frame.
+        frames: Consecutive frames it matched until then.
+
+    """
+
+    cause: Cause
+    box: int
+    track_id: str
+    class_id: str
+    frames: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
     """Answer to one observation or tick.
 
@@ -83,6 +103,8 @@ class Outcome:
         command: What is commanded from now on.
         started: Causes that began.
         ended: Causes that ended.
+        appeared: Objects to tell of that are there, the first of a cause with the cause.
+        left: Objects told of that are gone, the last of a cause with the cause.
         flagged: Indices of the observed detections that a rule in force matched.
         fresh: Whether the observation counted as a fresh look at the scene.
 
@@ -91,21 +113,33 @@ class Outcome:
     command: Command
     started: tuple[Cause, ...] = ()
     ended: tuple[Cause, ...] = ()
+    appeared: tuple[Sighting, ...] = ()
+    left: tuple[Sighting, ...] = ()
     flagged: NDArray[np.intp] = dataclasses.field(default_factory=lambda: NO_BOXES)
     fresh: bool = False
 
     @property
     def changed(self) -> bool:
-        """Whether any cause began or ended."""
-        return bool(self.started or self.ended)
+        """Whether there is anything to tell."""
+        return bool(self.started or self.ended or self.appeared or self.left)
 
 
 @dataclasses.dataclass(slots=True)
-class _Streak:
-    """Consecutive frames for and against one rule on one source."""
+class _Quality:
+    """A quality that pictures must have: when one last had it, and how many in a row have."""
 
-    seen: int = 0
-    clear: int = 0
+    good_ns: int | None = None
+    good: int = 0
+
+    def look(self, captured_ns: int, *, good: bool) -> None:
+        """Note one picture; the first one starts the clock."""
+        if good or self.good_ns is None:
+            self.good_ns = captured_ns
+        self.good = self.good + 1 if good else 0
+
+    def missing_ns(self, newest_ns: int) -> int:
+        """Return for how long pictures have been without it."""
+        return 0 if self.good_ns is None else newest_ns - self.good_ns
 
 
 @dataclasses.dataclass(slots=True)
@@ -113,7 +147,31 @@ class _Source:
     captured_ns: int | None = None
     stamp_ns: int | None = None
     fresh: int = 0
-    streaks: dict[str, _Streak] = dataclasses.field(default_factory=dict)
+    changing: _Quality = dataclasses.field(default_factory=_Quality)
+    showing: _Quality = dataclasses.field(default_factory=_Quality)
+    has_pictures: bool = False
+    watches: dict[str, Watch] = dataclasses.field(default_factory=dict)
+
+    def begin_again(self) -> None:
+        """Let every run of good frames start anew."""
+        self.fresh = self.changing.good = self.showing.good = 0
+        for watch in self.watches.values():
+            watch.clear = 0
+
+    def go_silent(self) -> None:
+        """Begin again, and leave the pictures before the silence out of account."""
+        self.begin_again()
+        self.changing, self.showing, self.has_pictures = _Quality(), _Quality(), False
+
+
+@dataclasses.dataclass(slots=True)
+class _Change:
+    """What one call brings about."""
+
+    started: list[Cause] = dataclasses.field(default_factory=list)
+    ended: list[Cause] = dataclasses.field(default_factory=list)
+    appeared: list[Sighting] = dataclasses.field(default_factory=list)
+    left: list[Sighting] = dataclasses.field(default_factory=list)
 
 
 class Decision:
@@ -125,24 +183,44 @@ class Decision:
         params: Time-outs and the sources (``detections_topics``).
         rules: The rules in force.
         now_ns: The time now.
+        held: Causes that hold from the start, as latches kept over a restart.
 
     """
 
-    def __init__(self, params: DecisionParams, rules: Sequence[Rule], now_ns: int) -> None:
-        self._params = params
-        self._rules = tuple(rule for rule in rules if rule.params.enabled)
+    def __init__(self, params: DecisionParams, rules: Sequence[Rule], now_ns: int, held: Iterable[Cause] = ()) -> None:
         self._sources = {topic: _Source() for topic in params.detections_topics}
-        self._causes: dict[tuple[str, str, Action], Cause] = {}
+        self._causes: dict[tuple[str, str, Action], Cause] = {cause.key: cause for cause in held}
+        self._told: dict[tuple[str, str, Action], dict[str, Sighting]] = {}
+        self._take(params, rules)
         for topic in self._sources:
             reason = f'no {params.release_consecutive_frames} fresh images in a row yet on {topic}'
             cause = Cause(STARTING, topic, 'stop', now_ns, reason)
             self._causes[cause.key] = cause
         self._command = self._arbitrate()
 
+    def _take(self, params: DecisionParams, rules: Sequence[Rule]) -> None:
+        self._params = params
+        self._book = RuleBook(rules)
+        self._timeout_ns = round(params.source_timeout * 1e9)
+        self._applied = {topic: self._rules_of(camera_of(topic)) for topic in self._sources}
+
+    def _rules_of(self, camera: str) -> tuple[list[int], list[Rule]]:
+        """List the rules that apply to a camera, and their rows in the book."""
+        rules = self._book.rules
+        rows = [row for row, rule in enumerate(rules) if not rule.params.cameras or camera in rule.params.cameras]
+        return rows, [rules[row] for row in rows]
+
     @property
     def causes(self) -> tuple[Cause, ...]:
         """Everything that holds, oldest first."""
         return tuple(self._causes.values())
+
+    @property
+    def kept(self) -> tuple[Cause, ...]:
+        """What only a person may let go of: the operator's stop, and what is or will be latched."""
+        latching = {rule.name for rule in self._book.rules if rule.params.latch}
+        held = self._causes.values()
+        return tuple(c for c in held if c.latched or c.name == OPERATOR_STOP or c.name in latching)
 
     @property
     def command(self) -> Command:
@@ -152,8 +230,9 @@ class Decision:
     def observe(self, source: str, detections: Detections, captured_ns: int, now_ns: int) -> Outcome:
         """Decide on one frame's detections.
 
-        A frame that is late, from the future, or not newer than the last one can trigger a rule but never
-        helps to release anything.
+        A frame that is late, from the future, not newer than the last one, or whose picture shows nothing can
+        trigger a rule but never helps to release anything. One whose picture is the same as the one before
+        says nothing new: it neither helps nor makes a count begin again.
 
         Args:
             source: The detections topic.
@@ -163,99 +242,141 @@ class Decision:
 
         """
         state = self._sources[source]
-        overdue = self._overdue(now_ns)
+        change = _Change()
+        self._find_overdue(now_ns, change)
         fresh = self._is_fresh(state, detections.stamp_ns, captured_ns, now_ns)
         if fresh:
             state.captured_ns, state.stamp_ns = captured_ns, detections.stamp_ns
+        counts = self._look_at_picture(state, detections, captured_ns) if fresh else False
+        if counts:
             state.fresh += 1
-        else:
-            state.fresh = 0
-        started: list[Cause] = []
-        ended = self._see_again(source, state)
-        matched = [
-            self._apply(rule, source, state, detections, now_ns, started, ended, fresh=fresh) for rule in self._rules
-        ]
-        flagged = np.unique(np.concatenate(matched)) if matched else NO_BOXES
-        return self._finish(overdue + started, ended, flagged=flagged, fresh=fresh)
+        elif counts is False:
+            state.begin_again()
+        self._judge_pictures(source, state, now_ns, change)
+        if state.fresh >= self._params.release_consecutive_frames:
+            change.ended += self._held(source, BLIND)
+        rows, rules = self._applied[source]
+        matches = self._book.match(detections)[rows]
+        boxes = np.nonzero(matches)[1].tolist()
+        end = 0
+        for rule, count in zip(rules, np.count_nonzero(matches, axis=1).tolist(), strict=True):
+            start, end = end, end + count
+            self._apply(rule, source, state, detections, boxes[start:end], now_ns, change, counts=counts)
+        return self._finish(change, flagged=np.flatnonzero(matches.any(axis=0)), fresh=fresh)
 
     def reject(self, source: str, now_ns: int) -> Outcome:
         """Note that something unusable came from a source: no fresh look, and every clear run starts again."""
-        state = self._sources[source]
-        state.fresh = 0
-        for streak in state.streaks.values():
-            streak.clear = 0
+        self._sources[source].begin_again()
         return self.tick(now_ns)
 
     def tick(self, now_ns: int) -> Outcome:
         """Look at the time only: what has not been seen for too long stops."""
-        return self._finish(self._overdue(now_ns), [])
+        change = _Change()
+        self._find_overdue(now_ns, change)
+        return self._finish(change)
 
     def operator_stop(self, hold: bool, now_ns: int) -> Outcome:
         """Begin or end the operator's stop."""
         cause = Cause(OPERATOR_STOP, '', 'stop', now_ns, 'the operator stopped it')
         if hold and cause.key not in self._causes:
-            return self._finish([cause], [])
+            return self._finish(_Change(started=[cause]))
         if not hold and cause.key in self._causes:
-            return self._finish([], [self._causes[cause.key]])
+            return self._finish(_Change(ended=[self._causes[cause.key]]))
         return Outcome(self._command)
 
     def reset(self) -> Outcome:
-        """Let go of causes that only their latch holds."""
-        return self._finish([], [cause for cause in self._causes.values() if cause.latched])
+        """Let go of everything that only its latch holds, unless something else holds a stop.
+
+        While a person stands in one zone, the stop of another one is not let go of: the machine would start
+        by itself when the person leaves.
+        """
+        if any(cause.action == 'stop' and not cause.latched for cause in self._causes.values()):
+            return Outcome(self._command)
+        return self._finish(_Change(ended=[cause for cause in self._causes.values() if cause.latched]))
 
     def configure(self, params: DecisionParams, rules: Sequence[Rule]) -> Outcome:
         """Take other parameters and rules; causes of rules that are gone end, all others go on.
 
         A latched cause is ended by `reset` only, whatever becomes of its rule.
         """
-        latching = {rule.name for rule in self._rules if rule.params.latch}
-        self._params = params
-        self._rules = tuple(rule for rule in rules if rule.params.enabled)
-        actions = {rule.name: rule.params.action_type for rule in self._rules}
-        ended = []
+        latching = {rule.name for rule in self._book.rules if rule.params.latch}
+        self._take(params, rules)
+        change = _Change()
         for key, cause in list(self._causes.items()):
-            if cause.name in BUILT_IN or cause.latched or actions.get(cause.name) == cause.action:
+            if cause.name in BUILT_IN or cause.latched or self._is_asked_for(cause):
                 continue
             if cause.name in latching:
                 self._causes[key] = dataclasses.replace(cause, latched=True)
             else:
-                ended.append(cause)
+                change.ended.append(cause)
             for state in self._sources.values():
-                state.streaks.pop(cause.name, None)
-        return self._finish([], ended)
+                state.watches.pop(cause.name, None)
+        names = {rule.name for rule in self._book.rules}
+        for state in self._sources.values():
+            state.watches = {name: watch for name, watch in state.watches.items() if name in names}
+        outcome = self._finish(change)
+        self._command = self._arbitrate()  # a slowdown may have got another ratio
+        return dataclasses.replace(outcome, command=self._command)
+
+    def _is_asked_for(self, cause: Cause) -> bool:
+        """Tell whether a rule in force can still hold a cause."""
+        _, rules = self._applied.get(cause.source, ([], []))
+        return any(rule.name == cause.name and _action(rule) == cause.action for rule in rules)
 
     def _is_fresh(self, state: _Source, stamp_ns: int, captured_ns: int, now_ns: int) -> bool:
         age_ns = now_ns - captured_ns
         newer = state.captured_ns is None or (captured_ns > state.captured_ns and stamp_ns != state.stamp_ns)
         return newer and 0 <= age_ns <= self._timeout_ns
 
-    @property
-    def _timeout_ns(self) -> int:
-        return round(self._params.source_timeout * 1e9)
+    def _look_at_picture(self, state: _Source, detections: Detections, captured_ns: int) -> bool | None:
+        """Note what the picture of a fresh frame was like.
 
-    def _see_again(self, source: str, state: _Source) -> list[Cause]:
-        return self._blind(source) if state.fresh >= self._params.release_consecutive_frames else []
+        Returns:
+            Whether the frame counts as a look at the scene; None when it says nothing either way.
 
-    def _overdue(self, now_ns: int) -> list[Cause]:
+        """
+        picture = detections.picture
+        if picture is None:
+            return None if state.has_pictures else True
+        state.has_pictures = True
+        changed = picture.changed or not self._params.frozen_timeout
+        shows = picture.contrast >= self._params.min_contrast or not self._params.blinded_timeout
+        state.changing.look(captured_ns, good=changed)
+        state.showing.look(captured_ns, good=shows)
+        if not shows:
+            return False
+        return True if changed else None
+
+    def _judge_pictures(self, source: str, state: _Source, now_ns: int, change: _Change) -> None:
+        """Begin and end the stops for pictures that do not change or show nothing."""
+        for name, quality, timeout in (
+            (FROZEN, state.changing, self._params.frozen_timeout),
+            (BLINDED, state.showing, self._params.blinded_timeout),
+        ):
+            missing_ns = quality.missing_ns(state.captured_ns or 0)
+            held = self._causes.get((name, source, 'stop'))
+            if held is None and timeout and missing_ns > timeout * 1e9:
+                what = 'have not changed' if name == FROZEN else 'have shown nothing'
+                reason = f'the pictures of {source} {what} for {missing_ns / 1e9:.3f} s, allowed are {timeout} s'
+                change.started.append(Cause(name, source, 'stop', now_ns, reason, stamp_ns=state.stamp_ns or 0))
+                quality.good = 0
+            elif held is not None and (not timeout or quality.good >= self._params.release_consecutive_frames):
+                change.ended.append(held)
+
+    def _find_overdue(self, now_ns: int, change: _Change) -> None:
         """Begin the stop of every source whose newest image has become too old."""
-        started = []
         for source, state in self._sources.items():
             if state.captured_ns is None or now_ns - state.captured_ns <= self._timeout_ns:
                 continue
-            state.fresh = 0
-            for streak in state.streaks.values():
-                streak.clear = 0
-            if not self._blind(source):
+            state.go_silent()
+            if not self._held(source, BLIND):
                 age = (now_ns - state.captured_ns) / 1e9
                 reason = f'the newest image of {source} is {age:.3f} s old, allowed are {self._params.source_timeout} s'
                 cause = Cause(NO_FRESH_IMAGE, source, 'stop', now_ns, reason, stamp_ns=state.stamp_ns or 0)
                 self._causes[cause.key] = cause
-                started.append(cause)
-        return started
+                change.started.append(cause)
 
-    def _blind(self, source: str) -> list[Cause]:
-        """List what holds because nothing fresh was seen on a source."""
-        names = (STARTING, NO_FRESH_IMAGE)
+    def _held(self, source: str, names: Sequence[str]) -> list[Cause]:
         return [cause for cause in self._causes.values() if cause.source == source and cause.name in names]
 
     def _apply(
@@ -264,48 +385,114 @@ class Decision:
         source: str,
         state: _Source,
         detections: Detections,
+        matched: list[int],
         now_ns: int,
-        started: list[Cause],
-        ended: list[Cause],
+        change: _Change,
         *,
-        fresh: bool,
-    ) -> NDArray[np.intp]:
+        counts: bool | None,
+    ) -> None:
         """Count one frame for or against a rule and note what begins and ends by it."""
-        found = rule.matches(detections)
-        streak = state.streaks.setdefault(rule.name, _Streak())
-        held = self._causes.get((rule.name, source, _action(rule)))
-        if len(found):
-            streak.seen, streak.clear = streak.seen + 1, 0
-            if held is None and streak.seen >= rule.params.trigger_consecutive_frames:
-                started.append(_triggered(rule, source, detections, found, streak.seen, now_ns))
-            elif held is not None and held.latched:
-                self._causes[held.key] = dataclasses.replace(held, latched=False)
-            return found
-        if not fresh:
-            streak.clear = 0
-            return found
-        streak.seen, streak.clear = 0, streak.clear + 1
-        if held is not None and not held.latched and streak.clear >= rule.params.release_consecutive_frames:
-            if rule.params.latch:
-                self._causes[held.key] = dataclasses.replace(held, latched=True)
-            else:
-                ended.append(held)
-        return found
+        watch = state.watches.get(rule.name)
+        if watch is None:
+            watch = state.watches[rule.name] = Watch()
+        key = rule.name, source, _action(rule)
+        cause = self._causes.get(key)
+        if not matched and cause is None and not watch.seen and not watch.objects:
+            return
+        tracks = {detections.track_id[i] for i in matched}
+        gone = watch.look(tracks, now_ns, rule.params.release_consecutive_frames if counts else None)
+        if gone:
+            self._let_go(key, gone, change)
+        there = matched
+        if cause is None and rule.params.dwell_time:
+            dwell_ns = round(rule.params.dwell_time * 1e9)
+            there = [i for i in matched if watch.stayed(detections.track_id[i], dwell_ns, now_ns)]
+        if there and len(there) >= rule.params.min_detections:
+            watch.seen, watch.clear = watch.seen + 1, 0
+            cause = self._hold(rule, source, cause, detections, there, watch.seen, now_ns, change)
+            if cause is not None:
+                self._tell(rule, cause, detections, there, tracks, watch, now_ns, change)
+        elif counts:
+            watch.seen, watch.clear = 0, watch.clear + 1
+            if cause is not None and not cause.latched and watch.clear >= rule.params.release_consecutive_frames:
+                self._release(rule, cause, change)
 
-    def _finish(
+    def _hold(
         self,
-        started: list[Cause],
-        ended: list[Cause],
-        *,
-        flagged: NDArray[np.intp] = NO_BOXES,
-        fresh: bool = False,
-    ) -> Outcome:
-        for cause in started:
+        rule: Rule,
+        source: str,
+        cause: Cause | None,
+        detections: Detections,
+        there: list[int],
+        seen: int,
+        now_ns: int,
+        change: _Change,
+    ) -> Cause | None:
+        """Begin the cause of a rule that has been seen often enough, or keep it."""
+        if cause is None:
+            if seen < rule.params.trigger_consecutive_frames:
+                return None
+            cause = _triggered(rule, source, detections, there, seen, now_ns)
+            change.started.append(cause)
+        elif cause.latched:
+            cause = self._causes[cause.key] = dataclasses.replace(cause, latched=False)
+        return cause
+
+    def _release(self, rule: Rule, cause: Cause, change: _Change) -> None:
+        if rule.params.latch:
+            self._causes[cause.key] = dataclasses.replace(cause, latched=True)
+        else:
+            change.ended.append(cause)
+
+    def _tell(
+        self,
+        rule: Rule,
+        cause: Cause,
+        detections: Detections,
+        there: list[int],
+        tracks: set[str],
+        watch: Watch,
+        now_ns: int,
+        change: _Change,
+    ) -> None:
+        """Note the objects there is no event about yet, the best first."""
+        told = self._told.setdefault(cause.key, {})
+        if tracks <= told.keys():
+            return
+        for i in sorted(there, key=lambda i: -float(detections.score[i])):
+            track = detections.track_id[i]
+            first = not told and i == cause.box and cause in change.started
+            if track in told or not watch.may_tell(track, rule.params, now_ns, first=first):
+                continue
+            watch.told_ns = now_ns
+            told[track] = Sighting(cause, i, track, detections.class_id[i], watch.frames(track))
+            change.appeared.append(told[track])
+        self._let_go(cause.key, [track for track in told if track not in watch.objects], change)
+
+    def _let_go(self, key: tuple[str, str, Action], tracks: list[str], change: _Change) -> None:
+        """Note the objects that are gone; the last one of a cause goes with the cause."""
+        told = self._told.get(key, {})
+        for track in tracks:
+            if track in told and len(told) > 1:
+                change.left.append(told.pop(track))
+
+    def _finish(self, change: _Change, *, flagged: NDArray[np.intp] = NO_BOXES, fresh: bool = False) -> Outcome:
+        for cause in change.started:
             self._causes[cause.key] = cause
-        for cause in ended:
+        for cause in change.ended:
             del self._causes[cause.key]
-        self._command = self._arbitrate()
-        return Outcome(self._command, tuple(started), tuple(ended), flagged, fresh)
+            change.left += self._told.pop(cause.key, {}).values()
+        if change.started or change.ended:
+            self._command = self._arbitrate()
+        return Outcome(
+            self._command,
+            tuple(change.started),
+            tuple(change.ended),
+            tuple(change.appeared),
+            tuple(change.left),
+            flagged,
+            fresh,
+        )
 
     def _arbitrate(self) -> Command:
         held = self._causes.values()
@@ -315,13 +502,11 @@ class Decision:
         return Command(stop, alarm, 0.0 if stop else min(slow, default=1.0))
 
     def _ratio(self, cause: Cause) -> float:
-        return next((r.params.slowdown_ratio for r in self._rules if r.name == cause.name), 0.0)
+        return next((r.params.slowdown_ratio for r in self._book.rules if r.name == cause.name), 0.0)
 
 
-def _triggered(
-    rule: Rule, source: str, detections: Detections, found: NDArray[np.intp], frames: int, now_ns: int
-) -> Cause:
-    best = int(found[np.argmax(detections.score[found])])
+def _triggered(rule: Rule, source: str, detections: Detections, there: list[int], frames: int, now_ns: int) -> Cause:
+    best = max(there, key=lambda i: float(detections.score[i]))
     reason = f'{detections.class_id[best]} {detections.score[best]:.2f} in {rule.name}, {frames} frames in a row'
     return Cause(rule.name, source, _action(rule), now_ns, reason, detections.stamp_ns, best, frames)
 

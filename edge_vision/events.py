@@ -89,6 +89,10 @@ class Event:
         image: Width and height of the camera image in pixels.
         latency_ms: Time per stage in ms: capture_to_infer, infer, decide, capture_to_command.
         evidence: The picture that belongs to it.
+        frames: Consecutive frames that completed it; 0 where no frame did.
+        zone: Corners of the rule's zone as normalised x, y, x, y and so on; empty: the whole image.
+        reason: A sentence for people.
+        by: Who asked for it, as far as ROS tells: the nodes that had a client of the service.
 
     """
 
@@ -106,6 +110,10 @@ class Event:
     image: tuple[int, int] | None = None
     latency_ms: Mapping[str, float] = field(default_factory=dict)
     evidence: Evidence = Evidence()
+    frames: int = 0
+    zone: tuple[float, ...] = ()
+    reason: str = ''
+    by: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Write the event as CloudEvents 1.0, JSON structured mode.
@@ -151,6 +159,10 @@ class Event:
                 'topic': evidence.topic,
                 **({'reason': evidence.reason} if evidence.reason else {}),
             },
+            **({'frames': self.frames} if self.frames else {}),
+            **({'zone': list(self.zone)} if self.zone else {}),
+            **({'reason': self.reason} if self.reason else {}),
+            **({'by': list(self.by)} if self.by else {}),
         }
 
     @classmethod
@@ -186,6 +198,10 @@ class Event:
             image=_read_image(data.fields('image')) if data.has('image') else None,
             latency_ms=data.fields('latency_ms').numbers() if data.has('latency_ms') else {},
             evidence=_read_evidence(data.fields('evidence')) if data.has('evidence') else Evidence(),
+            frames=data.count('frames') if data.has('frames') else 0,
+            zone=tuple(float(v) for v in data.list_of('zone', (int, float))) if data.has('zone') else (),
+            reason=data.text('reason') if data.has('reason') else '',
+            by=tuple(data.list_of('by', (str,))) if data.has('by') else (),
         )
 
     def with_picture(self, picture: bytes, topic: str) -> Event:
@@ -283,6 +299,12 @@ class _Fields:
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not -1e12 < value < 1e12:
             self._refuse(name, 'a number within ±1e12')
         return float(value)
+
+    def list_of(self, name: str, types: tuple[type, ...]) -> list[Any]:
+        value = self._value.get(name)
+        if not isinstance(value, list) or not all(isinstance(item, types) for item in value):
+            self._refuse(name, f'a list of {" or ".join(t.__name__ for t in types)}')
+        return value
 
     def numbers(self) -> dict[str, float]:
         return {name: self.number(name) for name in self._value}

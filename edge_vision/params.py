@@ -178,6 +178,10 @@ class DetectorParams:
     nms_threshold: float = param(0.45, 'Drop boxes overlapping a better one by more than this IoU', bounds=(0.0, 1.0))
     max_detections: int = param(300, 'Most detections per frame', bounds=(1, 30000))
     classes: tuple[str, ...] = param((), 'Labels to keep; empty: all')
+    tracking: bool = param(True, 'Give every object an id that it keeps from frame to frame')
+
+
+OUTPUTS = ('stop', 'conveyor/run', 'cmd_vel_out', 'alarm', 'flagged', 'state', 'events')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +189,7 @@ class DecisionParams:
     """Parameters of the decision node apart from its rules.
 
     Raises:
-        ConfigurationError: There is no topic to decide on.
+        ConfigurationError: There is no topic to decide on, or no such output.
 
     """
 
@@ -195,9 +199,22 @@ class DecisionParams:
         ('detections',), 'Topics of vision_msgs/Detection2DArray to decide on, one per camera', read_only=True
     )
     source_timeout: float = param(0.3, 'An image older than this means stop, s', bounds=(0.01, 60.0))
+    frozen_timeout: float = param(
+        1.0, 'Pictures that have not changed for longer than this mean stop, s; 0: not checked', bounds=(0.0, 3600.0)
+    )
+    blinded_timeout: float = param(
+        0.5, 'Pictures that have shown nothing for longer than this mean stop, s; 0: not checked', bounds=(0.0, 3600.0)
+    )
+    min_contrast: float = param(
+        4.0, 'A picture shows nothing when its contrast is below this, grey levels', bounds=(0.0, 255.0)
+    )
     heartbeat_rate: float = param(20.0, 'Rate at which stop is repeated, Hz', bounds=(1.0, 1000.0), read_only=True)
     release_consecutive_frames: int = param(
         5, 'Fresh frames in a row that end a stop for lack of vision', bounds=(1, 10000)
+    )
+    outputs: tuple[str, ...] = param(OUTPUTS, 'Topics that are published', read_only=True)
+    latch_file: str = param(
+        '', 'File that keeps latched and operator stops over a restart; empty: they are forgotten', read_only=True
     )
     stamped_cmd_vel: bool = param(False, 'cmd_vel_in and cmd_vel_out are TwistStamped', read_only=True)
     image_width: int = param(0, 'Image width of the zones, pixels; 0: from camera_info', bounds=(0, 16384))
@@ -211,6 +228,9 @@ class DecisionParams:
             raise ConfigurationError('detections_topics is empty, expected at least one topic to decide on')
         if len(set(topics)) < len(topics):
             raise ConfigurationError(f'detections_topics is {list(topics)}, expected every topic once')
+        for output in self.outputs:
+            if output not in OUTPUTS:
+                raise ConfigurationError(f'outputs holds {output!r}, expected some of {list(OUTPUTS)}')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,8 @@ from edge_vision.params import BridgeParams, CameraParams, DecisionParams, Detec
 from edge_vision.rules import RuleParams, check_names, rules_from_values
 
 CONFIG = Path(__file__).resolve().parent.parent / 'config'
-FILES = sorted(CONFIG.glob('*.yaml'))
+TWIST_MUX = CONFIG / 'twist_mux.yaml'
+FILES = sorted(set(CONFIG.glob('*.yaml')) - {TWIST_MUX})
 CLASSES = {cls.NODE: cls for cls in (CameraParams, DetectorParams, DecisionParams, BridgeParams)}
 
 
@@ -86,3 +87,13 @@ def test_ros_can_read_every_list_of_the_shipped_file(path):
     content = yaml.safe_load(path.read_text(encoding='utf-8'))
     lists = [v for node in content.values() for v in node['ros__parameters'].values() if isinstance(v, list)]
     assert all(len({type(item) for item in values}) == 1 for values in lists)
+
+
+def test_lock_of_twist_mux_outranks_every_source_and_outlives_a_lost_heartbeat():
+    given = yaml.safe_load(TWIST_MUX.read_text(encoding='utf-8'))['twist_mux']['ros__parameters']
+    decision = DecisionParams()
+    (lock,) = given['locks'].values()
+    assert lock['topic'] in decision.outputs
+    assert lock['priority'] > max(topic['priority'] for topic in given['topics'].values())
+    assert 2 / decision.heartbeat_rate < lock['timeout'] <= decision.source_timeout
+    assert given['use_stamped'] == decision.stamped_cmd_vel

@@ -3,9 +3,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_vision.decision import NO_FRESH_IMAGE, OPERATOR_STOP, STARTING, Command, Decision
+from edge_vision.causes import BLINDED, FROZEN, NO_FRESH_IMAGE, OPERATOR_STOP, STARTING
+from edge_vision.decision import Cause, Command, Decision
 from edge_vision.detections import Detections
+from edge_vision.errors import ConfigurationError
 from edge_vision.params import DecisionParams
+from edge_vision.picture import Picture
 from edge_vision.rules import Rule, RuleParams
 
 MS = 1_000_000
@@ -15,10 +18,16 @@ RUNNING = Command(stop=False, alarm=False, speed_ratio=1.0)
 STOPPED = Command(stop=True, alarm=False, speed_ratio=0.0)
 
 
-def seen(stamp_ns, labels, scores=None):
+LIVE, SAME, DARK = Picture(True, 80.0), Picture(False, 80.0), Picture(True, 3.0)
+
+
+def seen(stamp_ns, labels, scores=None, picture=None):
+    """Make detections; a label may carry a track, as in ``dent#7``."""
     n = len(labels)
     score = np.array(scores or [0.9] * n, np.float32)
-    return Detections(stamp_ns, 'camera', np.tile(np.float32([0, 0, 9, 9]), (n, 1)), score, tuple(labels))
+    boxes = np.tile(np.float32([0, 0, 9, 9]), (n, 1))
+    names, _, tracks = zip(*(label.partition('#') for label in labels), strict=True) if n else ((), (), ())
+    return Detections(stamp_ns, 'camera', boxes, score, tuple(names), tuple(tracks), picture=picture)
 
 
 def rule(name='gate', **params):
@@ -35,13 +44,14 @@ class Line:
         self.source = sources[0]
         self.newest_ms = dict.fromkeys(sources, 0)
         self._held = {cause.key for cause in self.decision.causes}
+        self.told = set()
 
-    def frame(self, *labels, age=20, after=33, source=None, scores=None):
+    def frame(self, *labels, age=20, after=33, source=None, scores=None, picture=None):
         """Observe, ``after`` ms later, a frame that is ``age`` ms old."""
         self.now_ms += after
         source = source or self.source
         captured_ms = self.now_ms - age
-        found = seen(EPOCH_NS + captured_ms * MS, labels, scores)
+        found = seen(EPOCH_NS + captured_ms * MS, labels, scores, picture)
         outcome = self.decision.observe(source, found, captured_ms * MS, self.now_ms * MS)
         assert outcome.fresh == (self.newest_ms[source] < captured_ms and 0 <= age <= TIMEOUT_MS)
         if outcome.fresh:
@@ -81,7 +91,17 @@ class Line:
         assert self._held == {cause.key for cause in self.decision.causes}
         assert outcome.command == self.decision.command
         assert outcome.command == most_restrictive(self.decision)
+        self._account_for_events(outcome)
         return outcome
+
+    def _account_for_events(self, outcome):
+        """Every object told of is told of once, ends once, and no later than its cause."""
+        for sighting in outcome.appeared:
+            assert (sighting.cause.key, sighting.track_id) not in self.told
+            self.told.add((sighting.cause.key, sighting.track_id))
+        for sighting in outcome.left:
+            self.told.remove((sighting.cause.key, sighting.track_id))
+        assert {key for key, _ in self.told} <= self._held
 
     @property
     def causes(self):
@@ -320,6 +340,208 @@ def test_rule_that_is_not_enabled_does_nothing():
     assert outcome.flagged.tolist() == []
 
 
+def test_rule_of_one_camera_leaves_the_others_alone():
+    line = running(rule(cameras=('left',)), sources=('left/detections', 'right/detections'))
+    assert line.frame('dent', source='right/detections').flagged.tolist() == []
+    assert line.command == RUNNING
+    assert line.frame('dent', source='left/detections').command.stop
+
+
+@pytest.mark.parametrize('count', [1, 2, 3])
+def test_so_many_detections_make_a_frame_count(count):
+    line = running(rule(min_detections=count))
+    assert line.frame(*['dent'] * (count - 1)).command == RUNNING
+    assert line.frame(*['dent'] * count).command.stop
+    assert line.frame(*['dent'] * (count - 1)).command == RUNNING
+
+
+def test_object_counts_once_it_has_stayed():
+    line = running(rule(dwell_time=0.09))
+    for _ in range(3):
+        assert line.frame('person#1', after=33).command == RUNNING
+    assert line.frame('person#1', after=33).command.stop
+
+
+def test_objects_that_pass_one_after_the_other_do_not_stay():
+    line = running(rule(dwell_time=0.09))
+    for i in range(10):
+        assert line.frame(f'person#{i}', after=33).command == RUNNING
+
+
+def test_without_tracks_the_rule_itself_stays():
+    line = running(rule(dwell_time=0.09))
+    assert line.frames(3, 'person').command == RUNNING
+    assert line.frame('person').command.stop
+
+
+def test_object_missed_for_less_than_the_release_still_stays():
+    line = running(rule(dwell_time=0.12, release_consecutive_frames=3))
+    line.frame('person#1')
+    line.frames(2)
+    assert line.frame('person#1').command == RUNNING
+    assert line.frame('person#1').command.stop
+
+
+def test_stop_holds_for_whatever_is_in_the_zone_however_short():
+    line = running(rule(dwell_time=0.09))
+    line.frames(5, 'person#1')
+    assert line.frame('person#2').command.stop
+    assert line.frame().command == RUNNING
+
+
+# Objects and their events
+
+
+def appeared(outcome):
+    return [sighting.track_id for sighting in outcome.appeared]
+
+
+def left(outcome):
+    return [sighting.track_id for sighting in outcome.left]
+
+
+def test_one_object_is_told_of_once():
+    line = running(rule(trigger_consecutive_frames=2, release_consecutive_frames=2))
+    told = [line.frame('dent#7') for _ in range(5)]
+    assert [appeared(outcome) for outcome in told] == [[], ['7'], [], [], []]
+    (sighting,) = told[1].appeared
+    assert (sighting.cause, sighting.box, sighting.class_id, sighting.frames) == (told[1].started[0], 0, 'dent', 2)
+    assert left(line.frame()) == []
+    outcome = line.frame()
+    assert left(outcome) == ['7']
+    assert [cause.name for cause in outcome.ended] == ['gate']
+
+
+def test_second_object_is_told_of_while_the_first_still_holds():
+    line = running(rule(trigger_consecutive_frames=2, release_consecutive_frames=2))
+    line.frames(2, 'dent#1')
+    assert appeared(line.frame('dent#1', 'dent#2')) == []
+    assert appeared(line.frame('dent#1', 'dent#2')) == ['2']
+    assert left(line.frame('dent#2')) == []
+    assert left(line.frame('dent#2')) == ['1']
+    line.frame()
+    assert left(line.frame()) == ['2']
+
+
+def test_best_object_is_told_of_first_and_those_beside_it_too():
+    line = running(rule())
+    outcome = line.frame('dent#1', 'dent#2', 'dent#3', scores=[0.6, 0.9, 0.7])
+    assert appeared(outcome) == ['2', '3', '1']
+    assert sorted(left(line.frame())) == ['1', '2', '3']
+
+
+def test_objects_without_a_track_are_told_of_as_one():
+    line = running(rule())
+    assert appeared(line.frame('dent', 'dent', 'dent')) == ['']
+    assert appeared(line.frame('dent')) == []
+
+
+def test_track_that_changes_with_every_frame_is_told_of_once():
+    line = running(rule(trigger_consecutive_frames=2))
+    assert sum(len(line.frame(f'dent#{i}').appeared) for i in range(20)) == 1
+
+
+def test_events_wait_for_the_cooldown_but_commands_never_do():
+    line = running(rule(cooldown=1.0))
+    assert appeared(line.frame('dent#1')) == ['1']
+    assert left(line.frame()) == ['1']
+    outcome = line.frame('dent#2')
+    assert outcome.command.stop
+    assert appeared(outcome) == []
+    assert left(line.frame()) == []
+    line.frames(28)
+    assert appeared(line.frame('dent#3')) == ['3']
+
+
+def test_object_that_is_still_there_after_the_cooldown_is_told_of():
+    line = running(rule(cooldown=0.2))
+    line.frame('dent#1', 'dent#2')
+    assert [track for _ in range(8) for track in appeared(line.frame('dent#1', 'dent#2'))] == ['2']
+
+
+def test_latched_object_is_told_gone_when_it_is_reset():
+    line = running(rule(latch=True))
+    line.frame('dent#1')
+    assert left(line.frames(5)) == []
+    assert left(line.reset()) == ['1']
+
+
+# What pictures are like
+
+
+@pytest.mark.parametrize(('picture', 'name', 'timeout'), [(SAME, FROZEN, 1000), (DARK, BLINDED, 500)])
+def test_pictures_that_are_no_use_stop_after_their_timeout_and_useful_ones_release(picture, name, timeout):
+    line = running(release_consecutive_frames=3)
+    line.frame(picture=LIVE, after=33)
+    for _ in range(timeout // 50):
+        assert line.frame(picture=picture, after=50).command == RUNNING
+    outcome = line.frame(picture=picture, after=50)
+    assert [cause.name for cause in outcome.started] == [name]
+    assert outcome.started[0].reason.endswith(f'for {(timeout + 50) / 1000:.3f} s, allowed are {timeout / 1000} s')
+    line.frames(30, picture=picture)
+    assert line.causes == [name]
+    assert line.frames(2, picture=LIVE).command.stop
+    assert line.frame(picture=LIVE).command == RUNNING
+
+
+@pytest.mark.parametrize('picture', [SAME, DARK])
+def test_pictures_that_are_no_use_never_release(picture):
+    line = Line(rule(), release_consecutive_frames=2)
+    assert all(line.frame(picture=picture).command.stop for _ in range(60))
+    line = running(rule())
+    line.frame('dent', picture=LIVE)
+    assert line.frame(picture=picture).command.stop
+
+
+def test_repeated_picture_neither_helps_nor_hinders():
+    line = Line(release_consecutive_frames=3)
+    for picture in (LIVE, SAME, LIVE, SAME):
+        assert line.frame(picture=picture).command.stop
+    assert line.frame(picture=LIVE).command == RUNNING
+
+
+def test_dark_picture_makes_the_count_begin_again():
+    line = Line(release_consecutive_frames=3)
+    for picture in (LIVE, LIVE, DARK, LIVE, LIVE):
+        assert line.frame(picture=picture).command.stop
+    assert line.frame(picture=LIVE).command == RUNNING
+
+
+@pytest.mark.parametrize('picture', [SAME, DARK])
+def test_what_is_seen_in_a_useless_picture_stops_all_the_same(picture):
+    line = running(rule())
+    line.frame(picture=LIVE)
+    assert line.frame('dent', picture=picture).command.stop
+
+
+@pytest.mark.parametrize(('picture', 'off'), [(SAME, 'frozen_timeout'), (DARK, 'blinded_timeout')])
+def test_checks_of_the_picture_can_be_switched_off(picture, off):
+    line = Line(release_consecutive_frames=2, **{off: 0.0})
+    assert line.frames(50, picture=picture).command == RUNNING
+
+
+def test_source_that_tells_nothing_of_its_pictures_is_not_checked():
+    line = running()
+    assert line.frames(100).command == RUNNING
+
+
+def test_source_that_told_of_its_pictures_must_go_on_to():
+    line = Line()
+    line.frames(2, picture=LIVE)
+    assert line.command == RUNNING
+    started = [cause.name for _ in range(60) for cause in line.frame().started]
+    assert started == line.causes == [BLINDED, FROZEN]
+
+
+def test_pictures_from_before_a_silence_are_not_compared_with_those_after_it():
+    line = Line()
+    line.frame(picture=LIVE)
+    line.wait(5000)
+    line.frame(picture=SAME)
+    assert line.causes == [NO_FRESH_IMAGE]
+    assert line.frame(picture=LIVE).command == RUNNING
+
+
 # Latch, operator and reset
 
 
@@ -363,6 +585,40 @@ def test_operator_cannot_release_what_else_holds():
     line = Line()
     assert line.operator(hold=False).command.stop
     assert line.reset().command.stop
+
+
+def test_reset_is_refused_whole_while_anything_else_stops():
+    line = running(rule('left', latch=True, classes=('dent',)), rule('right', classes=('person',)))
+    line.frame('dent')
+    line.frame('person')
+    assert line.decision.causes[0].latched
+    refused = line.reset()
+    assert refused.command.stop
+    assert not refused.changed
+    line.frame()
+    assert line.causes == ['left']
+    assert line.reset().command == RUNNING
+
+
+def test_what_was_kept_over_a_restart_holds_until_it_is_reset():
+    line = running(rule('gate', latch=True))
+    line.frame('dent')
+    line.operator(hold=True)
+    assert {cause.name for cause in line.decision.kept} == {'gate', OPERATOR_STOP}
+    held = [Cause('gate', 'detections', 'stop', 0, 'kept', latched=True), Cause(OPERATOR_STOP, '', 'stop', 0, 'kept')]
+    again = Decision(line.params, [rule('gate', latch=True)], line.now_ms * MS, held)
+    line.decision, line._held = again, {cause.key for cause in again.causes}
+    line.told.clear()
+    line.frames(9)
+    assert line.causes == ['gate', OPERATOR_STOP]
+    assert not line.reset().changed
+    line.operator(hold=False)
+    assert line.reset().command == RUNNING
+
+
+def test_output_that_does_not_exist_is_refused():
+    with pytest.raises(ConfigurationError, match="outputs holds 'stopp', expected some of"):
+        DecisionParams(outputs=('stopp',))
 
 
 # Other rules while it runs
@@ -441,9 +697,13 @@ STEPS = {
     'malformed': lambda line, source: line.reject(source),
     'short wait': lambda line, source: line.wait(40),
     'long wait': lambda line, source: line.wait(TIMEOUT_MS + 1),
-    'clear': lambda line, source: line.frame(source=source),
-    'clear after a pause': lambda line, source: line.frame(source=source, after=TIMEOUT_MS + 1),
-    'hit': lambda line, source: line.frame('dent', source=source),
+    'same picture': lambda line, source: line.frame(source=source, picture=SAME),
+    'dark picture': lambda line, source: line.frame(source=source, picture=DARK),
+    'hit in the dark': lambda line, source: line.frame('dent', source=source, picture=DARK),
+    'clear': lambda line, source: line.frame(source=source, picture=LIVE),
+    'clear after a pause': lambda line, source: line.frame(source=source, after=TIMEOUT_MS + 1, picture=LIVE),
+    'hit': lambda line, source: line.frame('dent#1', 'cup#2', source=source, picture=LIVE),
+    'other hit': lambda line, source: line.frame('dent#3', source=source, picture=LIVE),
     'reset': lambda line, source: line.reset(),
     'operator stops': lambda line, source: line.operator(hold=True),
     'operator releases': lambda line, source: line.operator(hold=False),
@@ -453,11 +713,14 @@ STEPS = {
 }
 RULES = [
     rule('stopping', release_consecutive_frames=2),
+    rule('staying', dwell_time=0.05, min_detections=2, cooldown=0.1),
     rule('latching', latch=True, trigger_consecutive_frames=2),
     rule('slowing', action_type='slowdown'),
     rule('alarming', action_type='alarm', latch=True),
 ]
-UNUSABLE = ['late', 'late hit', 'future', 'repeated', 'reordered', 'malformed', 'short wait', 'long wait']
+UNUSABLE = list(STEPS)[: list(STEPS).index('clear')]
+USELESS_PICTURES = ['same picture', 'dark picture', 'hit in the dark']
+TOO_LATE = [name for name in UNUSABLE if name not in USELESS_PICTURES]
 
 
 def sequences(names, *, sources=('left', 'right'), most=25):
@@ -522,7 +785,7 @@ def test_it_runs_exactly_while_every_source_has_been_seen_often_enough(sources, 
     line = Line(sources=sources, release_consecutive_frames=count)
     in_a_row, is_seen = dict.fromkeys(sources, 0), dict.fromkeys(sources, False)
     first = data.draw(sequences(['clear'], sources=sources))
-    then = data.draw(sequences([*UNUSABLE, 'clear', 'clear after a pause'], sources=sources))
+    then = data.draw(sequences([*TOO_LATE, 'clear', 'clear after a pause'], sources=sources))
     for name, source in first + then:
         newest_ms = dict(line.newest_ms)
         outcome = STEPS[name](line, source)
@@ -535,7 +798,7 @@ def test_it_runs_exactly_while_every_source_has_been_seen_often_enough(sources, 
         assert outcome.command == (RUNNING if all(is_seen.values()) else STOPPED)
 
 
-@given(sequences([*UNUSABLE, 'clear', 'hit']))
+@given(sequences([*TOO_LATE, 'clear', 'hit']))
 def test_each_source_is_decided_on_as_if_it_were_alone(steps):
     both = Line(*RULES, sources=('left', 'right'), release_consecutive_frames=2)
     run(both, steps)

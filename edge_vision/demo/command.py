@@ -7,7 +7,7 @@ import json
 import os
 import random
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,7 @@ def check(args: argparse.Namespace) -> Settings:
         rules=read_rules(params_file),
         mode=args.mode,
         duration=args.duration or length or 25.0,
+        recorded=Path(args.source).is_file() or Path(args.source).is_dir(),
         framerate=args.framerate or (FRAMERATES[args.mode] if simulated else own_rate),
         backend=args.backend,
         round_trip=read_round_trip(args.cloud_delay) if simulated else None,
@@ -256,9 +257,16 @@ def _write_sheet(settings: Settings, edge: Run, report: Mapping[str, Any]) -> Pa
     path = settings.output / 'stops.png'
     cv2.imwrite(
         str(path),
-        contact_sheet(f'{len(stops)} stop{"s" * (len(stops) != 1)}', _subtitles(report), stops, settings.rules),
+        contact_sheet(_title(stops), _subtitles(report), stops, settings.rules),
     )
     return path
+
+
+def _title(stops: Sequence[Stop]) -> str:
+    """Count the stops, and the objects where several were behind one stop."""
+    began = sum(stop.reaction_ms is not None for stop in stops)
+    title = f'{began} stop{"s" * (began != 1)}'
+    return title if began == len(stops) else f'{title} for {len(stops)} objects'
 
 
 def _outcome(truth: Mapping[str, Any], stamp_ns: int) -> str:

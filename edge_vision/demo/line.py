@@ -28,9 +28,10 @@ CLOUD_SOURCE_TIMEOUT = 5.0  # s; with the edge's limit a cloud's answers would a
 
 
 class Settings(NamedTuple):
-    """Checked arguments."""
+    """Checked arguments; ``recorded`` is a source that is a file, in which a still is no frozen camera."""
 
     source: str
+    recorded: bool
     model: str
     params_file: Path
     rules: tuple[Rule, ...]
@@ -137,7 +138,7 @@ class Line:
         values: dict[str, dict[str, object]] = {
             'camera': {'video_device': s.source, 'framerate': s.framerate, 'compressed_framerate': RECORDED_RATE},
             'detector': {'model_file_path': s.model, **({'backend': s.backend} if s.backend else {})},
-            'decision': {},
+            'decision': {'frozen_timeout': 0.0} if s.recorded else {},
             'bridge': {
                 'broker.host': host,
                 'broker.port': port,

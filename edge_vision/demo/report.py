@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..decision import NO_FRESH_IMAGE
+from ..causes import NO_FRESH_IMAGE
 
 SECONDS_PER_YEAR = 365 * 24 * 3600
 COMMAND_WINDOW_NS = 250_000_000  # from a decision to the line receiving its command, at most

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import Twist, TwistStamped
@@ -19,17 +21,21 @@ from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 from vision_msgs.msg import Detection2DArray
 
-from ..account import Look, begin_event, end_event, facts_of, summary
-from ..decision import STARTING, Cause, Command, Decision, Outcome
+from .. import latches
+from ..account import Look, Teller, facts_of, summary
+from ..causes import BUILT_IN, OPERATOR_STOP, STARTING
+from ..decision import Cause, Command, Decision, Outcome, Sighting
 from ..detections import Detections, InferenceTimes
 from ..events import Event, default_device_id
 from ..frames import Frame
 from ..metrics import Window
 from ..params import DecisionParams, from_values
+from ..picture import Picture
 from ..rules import Rule, RuleParams, check_names, rules_from_values
 from . import diagnostics, qos
+from .callers import callers
 from .convert import detections_from_msg, detections_to_msg, ns_from_stamp
-from .detector_node import latency_from_msg
+from .detector_node import facts_from_msg
 from .parameters import declare, follow, given_names
 from .spin import Worker
 from .steady import SteadyClock, every
@@ -37,8 +43,26 @@ from .steady import SteadyClock, every
 OnEvent = Callable[[Event, 'Frame | None', Callable[[], None]], None]
 TICK_PERIOD = 0.02  # s between looks at the clock for images that have become too old
 OWN_TOPIC = 'detections'
-LATENCY_WAIT = 0.1  # s an event waits for the detector's figures from another process
-LATENCIES_KEPT = 256
+FACTS_WAIT = 0.1  # s an event waits for the detector's figures from another process
+FACTS_KEPT = 256
+NO_RULE = RuleParams(evidence='none')
+
+
+class Aftermath(NamedTuple):
+    """What is told of an outcome, off the thread that decided.
+
+    Attributes:
+        outcome: The outcome.
+        look: The frame it is of, where it is of one.
+        by: Who asked for it.
+        answer: What was answered to a reset.
+
+    """
+
+    outcome: Outcome
+    look: Look | None = None
+    by: tuple[str, ...] = ()
+    answer: str = ''
 
 
 class DecisionNode(Node):
@@ -61,18 +85,23 @@ class DecisionNode(Node):
         self._device_id = default_device_id()
         self._clock_now = SteadyClock(self.get_clock(), sim_time=self.get_parameter('use_sim_time').value)
         self._lock = threading.Lock()
-        self._decision = Decision(self._params, self._rules, self._clock_now.now_ns())
+        self._latch_file = Path(self._params.latch_file).expanduser() if self._params.latch_file else None
+        now_ns = self._clock_now.now_ns()
+        held = latches.load(self._latch_file, now_ns) if self._latch_file else ()
+        self._decision = Decision(self._params, self._rules, now_ns, held)
+        self._kept: tuple[Cause, ...] = held
         self._commanded = self._decision.command
         self._ending = False
         self._sizes: dict[str, tuple[int, int]] = {}
-        self._latencies: OrderedDict[int, InferenceTimes] = OrderedDict()
-        self._latency_known = threading.Condition()
+        self._facts: OrderedDict[tuple[str, int], tuple[InferenceTimes, Picture | None]] = OrderedDict()
+        self._facts_known = threading.Condition()
         self._decided = self._malformed = self._stale = 0
+        self._undeclared: set[str] = set()
         self._reaction_ms, self._decide_ms = Window(), Window()
         self._looks: dict[tuple[object, int], Look] = {}
         self._create_outputs()
         self._create_inputs(composed=composed)
-        self._aftermath: queue.SimpleQueue[tuple[Outcome, Look | None] | None] = queue.SimpleQueue()
+        self._aftermath: queue.SimpleQueue[Aftermath | None] = queue.SimpleQueue()
         self._cleanup.callback(Worker('decision-aftermath', self._follow_up).join)
         self._cleanup.callback(self._aftermath.put, None)
         self._cleanup.callback(self.say_stop)
@@ -111,16 +140,24 @@ class DecisionNode(Node):
 
     def _create_outputs(self) -> None:
         self._twist = TwistStamped if self._params.stamped_cmd_vel else Twist
-        self._stop_pub = self.create_publisher(Bool, 'stop', qos.LATCHED)
-        self._run_pub = self.create_publisher(Bool, 'conveyor/run', qos.LATCHED)
-        self._cmd_vel_pub = self.create_publisher(self._twist, 'cmd_vel_out', 1)
-        self._alarm_pub = self.create_publisher(Bool, 'alarm', qos.LATCHED)
-        self._flagged_pub = self.create_publisher(Detection2DArray, 'flagged', qos.EACH)
-        self._state_pub = self.create_publisher(DiagnosticStatus, 'state', qos.LATCHED)
-        self._events_pub = self.create_publisher(String, 'events', qos.EVENTS)
+        heartbeat = qos.heartbeat(self._params.heartbeat_rate)
+        offered = {
+            'stop': (Bool, heartbeat),
+            'conveyor/run': (Bool, heartbeat),
+            'cmd_vel_out': (self._twist, 1),
+            'alarm': (Bool, heartbeat),
+            'flagged': (Detection2DArray, qos.EACH),
+            'state': (DiagnosticStatus, qos.LATCHED),
+            'events': (String, qos.EVENTS),
+        }
+        outputs = self._params.outputs
+        self._pubs = {t: self.create_publisher(kind, t, how) for t, (kind, how) in offered.items() if t in outputs}
+        if not {'stop', 'conveyor/run', 'cmd_vel_out'} & set(outputs):
+            self.get_logger().warning(f'outputs is {list(outputs)}: nothing that could stop a machine is published')
 
     def _create_inputs(self, *, composed: bool) -> None:
-        self.create_subscription(self._twist, 'cmd_vel_in', self._on_cmd_vel, 1)
+        if 'cmd_vel_out' in self._pubs:
+            self.create_subscription(self._twist, 'cmd_vel_in', self._on_cmd_vel, 1)
         self.create_service(Trigger, '~/reset', self._on_reset)
         self.create_service(SetBool, '~/stop', self._on_stop)
         for topic in self._params.detections_topics:
@@ -133,7 +170,9 @@ class DecisionNode(Node):
             self.create_subscription(
                 CameraInfo, f'{beside}camera_info', lambda msg, topic=topic: self._on_info(topic, msg), qos.EACH
             )
-            self.create_subscription(DiagnosticArray, f'{beside}latency', self._on_latency, qos.EACH)
+            self.create_subscription(
+                DiagnosticArray, f'{topic}/facts', lambda msg, topic=topic: self._on_facts(topic, msg), qos.EACH
+            )
 
     @property
     def takes_own(self) -> bool:
@@ -153,12 +192,13 @@ class DecisionNode(Node):
             outcome = self._decision.observe(source, detections, captured_ns, now_ns)
             self._command(outcome.command)
             decide_ns = self._clock_now.now_ns() - now_ns
-            self._flagged_pub.publish(detections_to_msg(detections, outcome.flagged))
+            if 'flagged' in self._pubs:
+                self._publish('flagged', detections_to_msg(detections, outcome.flagged))
         self._decided += 1
         self._stale += not outcome.fresh
         self._reaction_ms.add((age_ns + decide_ns) / 1e6)
         self._decide_ms.add(decide_ns / 1e6)
-        self._carry_out(outcome, Look(source, detections, frame, times, age_ns, decide_ns))
+        self._carry_out(Aftermath(outcome, Look(source, detections, frame, times, age_ns, decide_ns)))
 
     def _command(self, command: Command) -> None:
         """Publish what changed, most urgent first; the caller holds the lock, so that commands keep their order."""
@@ -166,14 +206,19 @@ class DecisionNode(Node):
         if command.stop != before.stop:
             self._publish_stop(stop=command.stop)
         if command.alarm != before.alarm:
-            self._alarm_pub.publish(Bool(data=command.alarm))
+            self._publish('alarm', Bool(data=command.alarm))
 
     def _publish_stop(self, *, stop: bool) -> None:
         stop = stop or self._ending
-        self._stop_pub.publish(Bool(data=stop))
-        self._run_pub.publish(Bool(data=not stop))
+        self._publish('stop', Bool(data=stop))
+        self._publish('conveyor/run', Bool(data=not stop))
         if stop:
-            self._cmd_vel_pub.publish(self._zero())
+            self._publish('cmd_vel_out', self._zero())
+
+    def _publish(self, topic: str, msg: Any) -> None:
+        """Publish on an output, unless it is switched off."""
+        if topic in self._pubs:
+            self._pubs[topic].publish(msg)
 
     def _zero(self) -> Twist | TwistStamped:
         msg = self._twist()
@@ -184,13 +229,15 @@ class DecisionNode(Node):
     def _heartbeat(self) -> None:
         with self._lock:
             self._publish_stop(stop=self._commanded.stop)
-            self._alarm_pub.publish(Bool(data=self._commanded.alarm))
+            self._publish('alarm', Bool(data=self._commanded.alarm))
 
     def _tick(self) -> None:
         with self._lock:
             outcome = self._decision.tick(self._clock_now.now_ns())
             self._command(outcome.command)
-        self._carry_out(outcome)
+        self._carry_out(Aftermath(outcome))
+        while self._undeclared:
+            declare(self, RuleParams, f'{self._undeclared.pop()}.')
 
     def reject_own(self, reason: str) -> None:
         """Note that the detector of this process could not use a frame."""
@@ -203,59 +250,62 @@ class DecisionNode(Node):
         except ValueError as error:
             self._reject(topic, str(error))
             return
-        self.decide(topic, detections, None, None)
+        times, picture = self._facts.get((topic, detections.stamp_ns), (None, None))
+        self.decide(topic, dataclasses.replace(detections, picture=picture), None, times)
 
     def _reject(self, topic: str, reason: str) -> None:
         self._malformed += 1
         with self._lock:
             outcome = self._decision.reject(topic, self._clock_now.now_ns())
             self._command(outcome.command)
-        self._carry_out(outcome)
+        self._carry_out(Aftermath(outcome))
         self.get_logger().error(f'dropped a message of {topic}: {reason}', throttle_duration_sec=5.0)
 
     def _on_info(self, topic: str, msg: CameraInfo) -> None:
         if msg.width and msg.height:
             self._sizes[topic] = (msg.width, msg.height)
 
-    def _on_latency(self, msg: DiagnosticArray) -> None:
+    def _on_facts(self, topic: str, msg: DiagnosticArray) -> None:
         try:
-            times = latency_from_msg(msg)
+            facts = facts_from_msg(msg)
         except ValueError as error:
             self._malformed += 1
-            self.get_logger().error(f'dropped a message of latency: {error}', throttle_duration_sec=5.0)
+            self.get_logger().error(f'dropped a message of {topic}/facts: {error}', throttle_duration_sec=5.0)
             return
-        with self._latency_known:
-            self._latencies[ns_from_stamp(msg.header.stamp)] = times
-            if len(self._latencies) > LATENCIES_KEPT:
-                self._latencies.popitem(last=False)
-            self._latency_known.notify_all()
+        with self._facts_known:
+            self._facts[topic, ns_from_stamp(msg.header.stamp)] = facts
+            if len(self._facts) > FACTS_KEPT:
+                self._facts.popitem(last=False)
+            self._facts_known.notify_all()
 
     def _on_cmd_vel(self, msg: Twist | TwistStamped) -> None:
         with self._lock:
             command = self._commanded
             if command.stop:
-                self._cmd_vel_pub.publish(self._zero())
+                self._publish('cmd_vel_out', self._zero())
                 return
             if command.speed_ratio != 1.0:
                 _scale(msg.twist if self._params.stamped_cmd_vel else msg, command.speed_ratio)
-            self._cmd_vel_pub.publish(msg)
+            self._publish('cmd_vel_out', msg)
 
     def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         with self._lock:
             outcome = self._decision.reset()
             self._command(outcome.command)
-            held = self._decision.causes
-        self._carry_out(outcome)
-        response.success = not any(cause.action == 'stop' for cause in held)
-        reasons = '; '.join(f'{cause.name}: {cause.reason}' for cause in held)
-        response.message = f'still held by {reasons}' if held else 'nothing holds a stop'
+            held = [cause for cause in self._decision.causes if cause.action == 'stop']
+        response.success = not held
+        if held:
+            response.message = 'still held by ' + '; '.join(f'{cause.name}: {cause.reason}' for cause in held)
+        else:
+            response.message = 'let go of ' + (', '.join(cause.name for cause in outcome.ended) or 'nothing: no latch')
+        self._carry_out(Aftermath(outcome, by=callers(self, '~/reset'), answer=response.message))
         return response
 
     def _on_stop(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         with self._lock:
             outcome = self._decision.operator_stop(request.data, self._clock_now.now_ns())
             self._command(outcome.command)
-        self._carry_out(outcome)
+        self._carry_out(Aftermath(outcome, by=callers(self, '~/stop')))
         response.success, response.message = True, 'stopped' if request.data else 'operator stop released'
         return response
 
@@ -263,56 +313,86 @@ class DecisionNode(Node):
         params = from_values(DecisionParams, values)
         rules = rules_from_values(values)
         check_names(values, params.rules)
+        self._undeclared |= {rule.name for rule in rules} - {rule.name for rule in self._rules}
         with self._lock:
             self._params, self._rules = params, rules
             outcome = self._decision.configure(params, rules)
             self._command(outcome.command)
-        self._carry_out(outcome)
+        self._carry_out(Aftermath(outcome))
 
-    def _carry_out(self, outcome: Outcome, look: Look | None = None) -> None:
+    def _carry_out(self, aftermath: Aftermath) -> None:
         """Leave what need not happen now to another thread."""
-        if outcome.changed:
-            self._aftermath.put((outcome, look))
+        if aftermath.outcome.changed or aftermath.answer:
+            self._aftermath.put(aftermath)
 
     def _follow_up(self) -> None:
         while (item := self._aftermath.get()) is not None:
-            outcome, look = item
+            outcome, look = item.outcome, item.look
+            self._keep_latches()
             if look is not None:
                 look = self._with_times(look)
             for cause in outcome.started:
-                self._tell_begin(cause, look)
+                self._tell_begin(cause, look, item.by)
+            for sighting in outcome.appeared:
+                self._tell_appeared(sighting, look)
+            for sighting in outcome.left:
+                self._emit(self._teller(sighting.cause.source).leave(sighting, look))
+            if item.answer:
+                self.get_logger().info(f'reset asked for by {list(item.by)}: {item.answer}')
+                self._emit(self._teller('').reset(item.answer, item.by))
             for cause in outcome.ended:
-                self._tell_end(cause, look)
+                self._tell_end(cause, look, item.by)
             self._publish_state()
 
-    def _tell_begin(self, cause: Cause, look: Look | None) -> None:
+    def _keep_latches(self) -> None:
+        """Bring what only a person may let go of to disk."""
+        if self._latch_file is None:
+            return
+        with self._lock:
+            kept = self._decision.kept
+        if {cause.key for cause in kept} == {cause.key for cause in self._kept}:
+            return
+        try:
+            latches.save(self._latch_file, kept)
+            self._kept = kept
+        except OSError as error:
+            self.get_logger().error(f'latch_file cannot be written: {error}', throttle_duration_sec=5.0)
+
+    def _tell_begin(self, cause: Cause, look: Look | None, by: tuple[str, ...]) -> None:
         self.get_logger().warning(f'{cause.action}: {cause.name}: {cause.reason}')
         if look is not None and cause.box >= 0:
             self._looks[cause.key, cause.since_ns] = look
-        self._emit(begin_event(cause, look, evidence=self._evidence_of(cause.name), **self._origin(cause)), look)
+        if cause.name in BUILT_IN:
+            event = self._teller(cause.source).begin(cause, look)
+            self._emit(dataclasses.replace(event, by=by if cause.name == OPERATOR_STOP else ()))
 
-    def _tell_end(self, cause: Cause, look: Look | None) -> None:
+    def _tell_appeared(self, sighting: Sighting, look: Look | None) -> None:
+        if look is not None:
+            rule = self._rule(sighting.cause.name)
+            self._emit(self._teller(sighting.cause.source).appear(sighting, look, rule), look.frame)
+
+    def _tell_end(self, cause: Cause, look: Look | None, by: tuple[str, ...]) -> None:
         self.get_logger().info(f'clear: {cause.name}')
         self._looks.pop((cause.key, cause.since_ns), None)
-        if cause.name != STARTING:
-            self._emit(end_event(cause, look, **self._origin(cause)), None)
+        if cause.name in BUILT_IN and cause.name != STARTING:
+            event = self._teller(cause.source).end(cause, look)
+            self._emit(dataclasses.replace(event, by=by if cause.name == OPERATOR_STOP else ()))
 
-    def _origin(self, cause: Cause) -> dict[str, Any]:
-        now_ns = self.get_clock().now().nanoseconds
-        return {'camera': self._camera_name(cause.source), 'device_id': self._device_id, 'now_ns': now_ns}
+    def _teller(self, source: str) -> Teller:
+        return Teller(self._camera_name(source), self._device_id, self.get_clock().now().nanoseconds)
 
-    def _emit(self, event: Event, look: Look | None) -> None:
+    def _emit(self, event: Event, frame: Frame | None = None) -> None:
         if self._on_event is None:
             self._announce(event)
         else:
-            self._on_event(event, look.frame if look is not None else None, partial(self._announce, event))
+            self._on_event(event, frame, partial(self._announce, event))
 
     def _announce(self, event: Event) -> None:
         with suppress(InvalidHandle):  # this node may be gone by the time the event is safe
-            self._events_pub.publish(String(data=event.to_json()))
+            self._publish('events', String(data=event.to_json()))
 
-    def _evidence_of(self, rule: str) -> str:
-        return next((r.params.evidence for r in self._rules if r.name == rule), 'none')
+    def _rule(self, name: str) -> RuleParams:
+        return next((rule.params for rule in self._rules if rule.name == name), NO_RULE)
 
     def _camera_name(self, source: str) -> str:
         if not source:
@@ -320,13 +400,13 @@ class DecisionNode(Node):
         return self.resolve_topic_name(source).rpartition('/')[0].strip('/') or 'camera'
 
     def _with_times(self, look: Look) -> Look:
-        """Complete a look by the detector's figures, which come from another process a little later."""
+        """Complete a look by the detector's figures, which may come from another process a little later."""
         if look.times is not None:
             return look
-        stamp_ns = look.detections.stamp_ns
-        with self._latency_known:
-            self._latency_known.wait_for(lambda: stamp_ns in self._latencies, LATENCY_WAIT)
-            return look._replace(times=self._latencies.get(stamp_ns))
+        key = look.source, look.detections.stamp_ns
+        with self._facts_known:
+            self._facts_known.wait_for(lambda: key in self._facts, FACTS_WAIT)
+            return look._replace(times=self._facts.get(key, (None, None))[0])
 
     def _publish_state(self) -> None:
         with self._lock:
@@ -335,14 +415,16 @@ class DecisionNode(Node):
         values: dict[str, object] = {'stop': command.stop, 'alarm': command.alarm, 'speed_ratio': command.speed_ratio}
         now_ns = self._clock_now.now_ns()
         for cause in causes:
-            values.update(facts_of(cause, self._looks.get((cause.key, cause.since_ns)), now_ns))
-        self._state_pub.publish(
+            look = self._looks.get((cause.key, cause.since_ns))
+            values.update(facts_of(cause, look, self._rule(cause.name).points, now_ns))
+        self._publish(
+            'state',
             DiagnosticStatus(
                 level=level,
                 name=self.get_fully_qualified_name().lstrip('/'),
                 message=summary(causes),
                 values=diagnostics.key_values(values),
-            )
+            ),
         )
 
     def _health(self) -> diagnostics.Health:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,8 +20,10 @@ from ..errors import EdgeVisionError, EncodingError, ModelError
 from ..frames import Frame, FrameSlot, Slot
 from ..metrics import Rate, Window
 from ..params import DetectorParams
+from ..picture import Picture, PictureWatch
 from ..runtimes import open_runtime
 from ..share import CONVEYOR_MODEL, share_file
+from ..tracking import Tracker
 from . import diagnostics, qos
 from .convert import detections_to_msg, frame_from_msg, header, image_to_msg
 from .parameters import declare_and_follow
@@ -56,6 +59,8 @@ class DetectorNode(Node):
         self._runtime = open_runtime(params.backend, model, precision=params.precision, threads=params.threads)
         self._detector = self._make_detector(params)
         self._decide, self._reject = decide, reject
+        self._picture_watch, self._tracker = PictureWatch(), Tracker()
+        self._tracking = params.tracking
         self._enabled = True
         self._processed = self._failed = 0
         self._infer_ms, self._age_ms, self._rate = Window(), Window(), Rate()
@@ -65,7 +70,7 @@ class DetectorNode(Node):
                 Image, 'image_raw', self._on_image, qos.NEWEST, qos_overriding_options=qos.overridable()
             )
         self._detections_pub = self.create_publisher(Detection2DArray, 'detections', 10)
-        self._latency_pub = self.create_publisher(DiagnosticArray, 'latency', qos.EACH)
+        self._facts_pub = self.create_publisher(DiagnosticArray, 'detections/facts', qos.EACH)
         self._annotated_pub = self.create_publisher(Image, 'detections/image', qos.NEWEST)
         self._label_pub = self.create_publisher(LabelInfo, 'label_info', qos.LATCHED)
         self._label_pub.publish(self._label_info())
@@ -93,6 +98,7 @@ class DetectorNode(Node):
 
     def _apply(self, params: DetectorParams) -> None:
         self._detector = self._make_detector(params)
+        self._tracking = params.tracking
 
     def _on_image(self, msg: Image) -> None:
         try:
@@ -116,18 +122,22 @@ class DetectorNode(Node):
                 self._fail(error)
 
     def _process(self, frame: Frame) -> None:
+        picture = self._picture_watch.look(frame.image)
         age_ns = self.get_clock().now().nanoseconds - frame.stamp_ns
         detector = self._detector
         start_ns, malformed = time.monotonic_ns(), detector.malformed
         detections = detector.detect(frame)
+        times = InferenceTimes(age_ns, time.monotonic_ns() - start_ns)
         if detector.malformed != malformed:
             raise ModelError('the model gave boxes that are not finite; what else it gave is not trusted either')
-        times = InferenceTimes(age_ns, time.monotonic_ns() - start_ns)
+        if self._tracking:
+            detections = self._tracker.update(detections)
+        detections = dataclasses.replace(detections, picture=picture)
         if self._decide is not None:
             self._decide(detections, frame, times)
+        if self._facts_pub.get_subscription_count():
+            self._facts_pub.publish(facts_to_msg(detections, times))
         self._detections_pub.publish(detections_to_msg(detections))
-        if self._latency_pub.get_subscription_count():
-            self._latency_pub.publish(latency_to_msg(detections, times))
         if self._annotated_pub.get_subscription_count():
             self._to_draw.put((frame, detections))
         self._processed += 1
@@ -173,26 +183,30 @@ class DetectorNode(Node):
         return diagnostics.Health(diagnostics.OK, f'detecting at {fps:.0f} Hz', figures)
 
 
-def latency_to_msg(detections: Detections, times: InferenceTimes) -> DiagnosticArray:
-    """Say how long the stages of one frame took, under the frame's own header."""
+def facts_to_msg(detections: Detections, times: InferenceTimes) -> DiagnosticArray:
+    """Say what detections do not hold of a frame, under its own header: how long the stages took, what it was like."""
     figures = {'capture_to_infer_ms': times.capture_to_infer_ns / 1e6, 'infer_ms': times.infer_ns / 1e6}
-    status = DiagnosticStatus(name='latency', values=diagnostics.key_values(figures))
+    picture = {} if detections.picture is None else detections.picture._asdict()
+    status = DiagnosticStatus(name='facts', values=diagnostics.key_values({**figures, **picture}))
     return DiagnosticArray(header=header(detections.stamp_ns, detections.frame_id), status=[status])
 
 
-def latency_from_msg(msg: DiagnosticArray) -> InferenceTimes:
-    """Read what `latency_to_msg` wrote.
+def facts_from_msg(msg: DiagnosticArray) -> tuple[InferenceTimes, Picture | None]:
+    """Read what `facts_to_msg` wrote.
 
     Raises:
         ValueError: It is something else.
 
     """
-    figures = {pair.key: pair.value for status in msg.status for pair in status.values}
+    facts = {pair.key: pair.value for status in msg.status for pair in status.values}
     try:
-        capture_to_infer_ms, infer_ms = float(figures['capture_to_infer_ms']), float(figures['infer_ms'])
-        return InferenceTimes(round(capture_to_infer_ms * 1e6), round(infer_ms * 1e6))
+        capture_to_infer_ms, infer_ms = float(facts['capture_to_infer_ms']), float(facts['infer_ms'])
+        times = InferenceTimes(round(capture_to_infer_ms * 1e6), round(infer_ms * 1e6))
+        if 'changed' not in facts:
+            return times, None
+        return times, Picture({'True': True, 'False': False}[facts['changed']], float(facts['contrast']))
     except (KeyError, ValueError, OverflowError) as error:
-        raise ValueError(f'latency figures are {figures}, expected capture_to_infer_ms and infer_ms') from error
+        raise ValueError(f'facts are {facts}, expected capture_to_infer_ms, infer_ms, changed, contrast') from error
 
 
 def make_nodes() -> list[Node]:

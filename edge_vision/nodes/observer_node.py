@@ -16,7 +16,7 @@ from vision_msgs.msg import Detection2DArray
 from ..errors import ConfigurationError
 from . import qos
 from .convert import ns_from_stamp
-from .detector_node import latency_from_msg
+from .detector_node import facts_from_msg
 
 
 class ObserverNode(Node):
@@ -42,7 +42,7 @@ class ObserverNode(Node):
         self.create_subscription(Detection2DArray, 'flagged', self._on_flagged, qos.EACH)
         self.create_subscription(Bool, 'stop', self._on_stop, qos.LATCHED)
         self.create_subscription(CameraInfo, 'camera_info', self._on_info, qos.EACH)
-        self.create_subscription(DiagnosticArray, 'latency', self._on_latency, qos.EACH)
+        self.create_subscription(DiagnosticArray, 'detections/facts', self._on_facts, qos.EACH)
         self.create_subscription(String, 'events', self._on_event, qos.EVENTS)
         self.create_subscription(String, 'camera/truth', self._on_truth, qos.LATCHED)
         self.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
@@ -75,8 +75,8 @@ class ObserverNode(Node):
     def _on_info(self, msg: CameraInfo) -> None:
         self._captured.append((ns_from_stamp(msg.header.stamp), msg.width * msg.height * 3))
 
-    def _on_latency(self, msg: DiagnosticArray) -> None:
-        self._infer_ns[ns_from_stamp(msg.header.stamp)] = latency_from_msg(msg).infer_ns
+    def _on_facts(self, msg: DiagnosticArray) -> None:
+        self._infer_ns[ns_from_stamp(msg.header.stamp)] = facts_from_msg(msg)[0].infer_ns
 
     def _on_event(self, msg: String) -> None:
         self._events.append(json.loads(msg.data))

@@ -19,7 +19,7 @@ from rclpy.qos_overriding_options import InvalidQosOverridesError
 from rclpy.signals import SignalHandlerOptions
 
 from ..errors import EdgeVisionError
-from .memory import keep_freed_memory
+from .memory import keep_freed_memory, leave_alone_what_stays
 
 # Python gives a waiting thread the interpreter after this long, s. The default of 5 ms would be most
 # of the time there is between a frame and the stop command.
@@ -89,6 +89,7 @@ def run(make_nodes: Callable[[], Sequence[Node]], args: Sequence[str] | None = N
     try:
         rclpy.init(args=list(args) if args is not None else None, signal_handler_options=SignalHandlerOptions.NO)
         nodes = make_nodes()
+        leave_alone_what_stays()
         return _spin(nodes, told_to_end)
     except ExternalShutdownException:
         return 1

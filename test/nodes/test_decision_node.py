@@ -8,17 +8,21 @@ from geometry_msgs.msg import Twist, TwistStamped
 from rclpy.clock_type import ClockType
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.qos import LivelinessPolicy
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 from vision_msgs.msg import Detection2DArray
 
 from edge_vision.detections import Detections, InferenceTimes
+from edge_vision.errors import ConfigurationError
 from edge_vision.frames import Frame
 from edge_vision.nodes import qos
 from edge_vision.nodes.convert import detections_to_msg, ns_from_stamp
 from edge_vision.nodes.decision_node import DecisionNode
-from edge_vision.nodes.detector_node import latency_to_msg
+from edge_vision.nodes.detector_node import facts_to_msg
+from edge_vision.nodes.spin import make_executor
+from edge_vision.picture import Picture
 
 PATIENT = {'source_timeout': 20.0, 'release_consecutive_frames': 2}  # no pause of a busy machine is silence
 GATE = {**PATIENT, 'rules': ['gate'], 'gate.trigger_consecutive_frames': 2, 'gate.release_consecutive_frames': 2}
@@ -32,8 +36,9 @@ class Robot(Node):
         self.stops, self.runs, self.cmd_vels, self.alarms = [], [], [], []
         self.states, self.flagged, self.events, self.reports = [], [], [], []
         self.labels, self.box, self.age = None, (10, 10, 30, 30), 0.0
+        self.tracks, self.picture = (), None
         self._detections_pubs = {}
-        self.latency_pub = self.create_publisher(DiagnosticArray, 'latency', qos.EACH)
+        self.facts_pub = self.create_publisher(DiagnosticArray, 'detections/facts', qos.EACH)
         self.info_pub = self.create_publisher(CameraInfo, 'camera_info', qos.EACH)
         self.cmd_vel_pub = self.create_publisher(Twist, 'cmd_vel_in', 1)
         self.create_subscription(Bool, 'stop', lambda msg: self.stops.append(msg.data), qos.LATCHED)
@@ -51,7 +56,10 @@ class Robot(Node):
         n = len(labels)
         stamp_ns = time.time_ns() - round(self.age * 1e9) if stamp_ns is None else stamp_ns
         boxes, scores = np.tile(np.float32(self.box), (n, 1)), np.full(n, 0.9, np.float32)
-        self.publish(detections_to_msg(Detections(stamp_ns, 'camera', boxes, scores, labels)), topic)
+        found = Detections(stamp_ns, 'camera', boxes, scores, labels, self.tracks[:n], picture=self.picture)
+        if self.picture is not None:
+            self.facts_pub.publish(facts_to_msg(found, InferenceTimes(0, 0)))
+        self.publish(detections_to_msg(found), topic)
         return stamp_ns
 
     def publish(self, msg, topic='detections'):
@@ -155,7 +163,7 @@ def test_event_is_told_at_its_begin_and_end(decide, robot, spin_until):
     assert begin['bbox'] == {'center_x': 20.0, 'center_y': 20.0, 'size_x': 20.0, 'size_y': 20.0}
     assert begin['latency_ms']['capture_to_command'] >= begin['latency_ms']['decide'] >= 0
     assert begin['stamp_ns'] in {ns_from_stamp(msg.header.stamp) for msg in robot.flagged if msg.detections}
-    assert (end['phase'], end['rule'], end['class_id']) == ('end', 'gate', '')
+    assert (end['phase'], end['rule'], end['class_id']) == ('end', 'gate', 'dent')
     assert end['stamp_ns'] > begin['stamp_ns']
     assert robot.events[0]['id'] < robot.events[1]['id']
     assert node.get_name() == 'decision'
@@ -164,11 +172,11 @@ def test_event_is_told_at_its_begin_and_end(decide, robot, spin_until):
 def test_event_carries_the_figures_of_a_detector_in_another_process(decide, robot, spin_until):
     decide({**GATE, 'gate.trigger_consecutive_frames': 1})
     robot.labels = None
-    spin_until(robot.latency_pub.get_subscription_count)
+    spin_until(robot.facts_pub.get_subscription_count)
     found = Detections(time.time_ns(), 'camera', np.float32([[1, 1, 9, 9]]), np.float32([0.9]), ('dent',))
-    robot.latency_pub.publish(latency_to_msg(found, InferenceTimes(2_000_000, 30_000_000)))
-    robot.latency_pub.publish(DiagnosticArray(status=[DiagnosticStatus(values=[KeyValue(key='infer_ms', value='x')])]))
-    robot.latency_pub.publish(DiagnosticArray())
+    robot.facts_pub.publish(facts_to_msg(found, InferenceTimes(2_000_000, 30_000_000)))
+    robot.facts_pub.publish(DiagnosticArray(status=[DiagnosticStatus(values=[KeyValue(key='infer_ms', value='x')])]))
+    robot.facts_pub.publish(DiagnosticArray())
     spin_until(lambda: any(figures(report).get('malformed') == '2' for report in robot.reports))
     robot.publish(detections_to_msg(found))
     spin_until(lambda: robot.events)
@@ -296,7 +304,7 @@ def test_reset_says_what_still_holds_and_releases_a_latch(decide, robot, spin_un
     spin_until(lambda: robot.state.get('gate@detections.latched') == 'True')
     assert robot.stopped
     answer = call(reset, Trigger.Request())
-    assert (answer.success, answer.message) == (True, 'nothing holds a stop')
+    assert (answer.success, answer.message) == (True, 'let go of gate')
     spin_until(lambda: robot.running)
 
 
@@ -308,8 +316,116 @@ def test_operator_stops_and_releases(decide, robot, spin_until, call):
     assert not call(robot.create_client(Trigger, 'decision/reset'), Trigger.Request()).success
     assert call(stop, SetBool.Request(data=False)).success
     spin_until(lambda: robot.running)
+    spin_until(lambda: len(robot.events) >= 3)
+    told = [(event['subject'], event['data']['phase']) for event in robot.events]
+    assert told == [('operator_stop', 'new'), ('operator_reset', 'new'), ('operator_stop', 'end')]
+    assert {tuple(event['data']['by']) for event in robot.events} == {('/robot',)}
+    assert robot.events[1]['data']['reason'] == 'still held by operator_stop: the operator stopped it'
+
+
+def test_latch_and_operator_stop_outlive_a_restart(make_node, robot, spin_until, call, tmp_path):
+    path = tmp_path / 'latches.json'
+    kept = {**GATE, 'gate.latch': True, 'latch_file': str(path)}
+    before = DecisionNode(parameter_overrides=[Parameter(name, value=value) for name, value in kept.items()])
+    own = make_executor()  # nothing of a node that is gone may wait in the executor of the others
+    own.add_node(before)
+    robot.labels = ('dent',)
+    stop = robot.create_client(SetBool, 'decision/stop')
+    asked = []
+
+    def is_kept():
+        own.spin_once(timeout_sec=0.01)
+        if not asked and stop.service_is_ready():
+            asked.append(stop.call_async(SetBool.Request(data=True)))
+        text = path.read_text(encoding='utf-8') if path.exists() else ''
+        return 'operator_stop' in text and 'gate' in text
+
+    spin_until(is_kept)
+    own.shutdown()
+    before.destroy_node()
+    robot.labels = ()
+    robot.states.clear()
+    make_node(DecisionNode, parameters=kept)
+    spin_until(lambda: robot.states and 'starting' not in robot.message)
+    assert set(robot.message.split('; ')) == {'stop: gate', 'stop: operator_stop'}
+    assert robot.state['gate@detections.reason'].endswith('; kept over a restart')
+    assert call(stop, SetBool.Request(data=False)).success
+    assert robot.stopped
+    assert call(robot.create_client(Trigger, 'decision/reset'), Trigger.Request()).success
+    spin_until(lambda: robot.running)
+
+
+def test_latch_file_that_cannot_be_read_holds_until_it_is_reset(decide, robot, spin_until, call, tmp_path):
+    path = tmp_path / 'latches.json'
+    path.write_text('{"held": [{"name"', encoding='utf-8')
+    decide({**PATIENT, 'latch_file': str(path)}, run=False)
+    robot.labels = ()
+    spin_until(lambda: robot.message == 'stop: latch_file')
+    assert call(robot.create_client(Trigger, 'decision/reset'), Trigger.Request()).success
+    spin_until(lambda: robot.running and '"held": []' in path.read_text(encoding='utf-8'))
+
+
+def test_latch_file_that_cannot_be_written_is_refused_at_the_start(make_node, tmp_path):
+    with pytest.raises(ConfigurationError, match='expected a file in a directory that can be written'):
+        make_node(DecisionNode, parameters={**PATIENT, 'latch_file': str(tmp_path / 'absent' / 'latches.json')})
+
+
+PICTURES = {'frozen': Picture(False, 80.0), 'blinded': Picture(True, 2.0)}
+
+
+@pytest.mark.parametrize('name', PICTURES)
+def test_pictures_that_are_no_use_stop_and_useful_ones_release(decide, robot, spin_until, name):
+    robot.picture = Picture(True, 80.0)
+    decide({**PATIENT, 'frozen_timeout': 0.2, 'blinded_timeout': 0.2})
+    robot.picture = PICTURES[name]
+    spin_until(lambda: robot.stopped and robot.message == f'stop: {name}')
+    spin_until(lambda: robot.events and robot.events[-1]['subject'] == name)
+    robot.picture = Picture(True, 80.0)
+    spin_until(lambda: robot.running)
+
+
+def test_outputs_that_are_switched_off_are_not_there(make_node, robot, spin_until):
+    make_node(DecisionNode, parameters={**PATIENT, 'outputs': ['stop', 'state']})
+    robot.labels = ()
+    spin_until(lambda: robot.stops[-1:] == [False])
+    names = {name for name, _ in robot.get_publisher_names_and_types_by_node('decision', '/')}
+    assert {'/stop', '/state'} <= names
+    assert not names & {'/conveyor/run', '/cmd_vel_out', '/alarm', '/flagged', '/events'}
+    assert not robot.count_subscribers('cmd_vel_in')
+
+
+@pytest.mark.parametrize('topic', ['stop', 'conveyor/run', 'alarm'])
+def test_what_a_machine_obeys_is_offered_with_a_deadline_and_liveliness(decide, robot, topic):
+    decide(run=False)
+    (offered,) = [info.qos_profile for info in robot.get_publishers_info_by_topic(f'/{topic}')]
+    assert offered.liveliness == LivelinessPolicy.MANUAL_BY_TOPIC
+    assert offered.deadline.nanoseconds == offered.liveliness_lease_duration.nanoseconds == 100_000_000
+
+
+def test_second_object_has_an_event_of_its_own(decide, robot, spin_until):
+    decide(GATE)
+    robot.tracks = ('7', '8')
+    robot.labels = ('dent',)
+    spin_until(lambda: len(robot.events) >= 1)
+    robot.labels = ('dent', 'scratch')
     spin_until(lambda: len(robot.events) >= 2)
-    assert [event['data']['phase'] for event in robot.events] == ['new', 'end']
+    robot.labels = ()
+    spin_until(lambda: len(robot.events) >= 4)
+    told = sorted((data['phase'], data['track_id'], data['class_id']) for data in (e['data'] for e in robot.events))
+    assert told == [('end', '7', 'dent'), ('end', '8', 'scratch'), ('new', '7', 'dent'), ('new', '8', 'scratch')]
+
+
+def test_rule_added_while_it_runs_is_in_force_and_can_be_described(decide, robot, spin_until):
+    node = decide()
+    added = [Parameter('late.classes', value=['dent']), Parameter('rules', value=['late'])]
+    assert node.set_parameters_atomically(added).successful
+    robot.labels = ('dent',)
+    spin_until(lambda: robot.stopped and robot.message == 'stop: late')
+    spin_until(lambda: node.has_parameter('late.cooldown'))
+    assert node.describe_parameter('late.min_area').description
+    assert node.set_parameters([Parameter('rules', value=[''])])[0].successful is False
+    assert node.set_parameters([Parameter('rules', Parameter.Type.STRING_ARRAY, [])])[0].successful
+    spin_until(lambda: robot.running)
 
 
 def test_zone_is_of_the_image_that_camera_info_tells(decide, robot, spin_until):

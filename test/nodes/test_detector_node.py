@@ -8,11 +8,12 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
+from edge_vision.detections import Detections, InferenceTimes
 from edge_vision.errors import ModelError
 from edge_vision.frames import Frame, FrameSlot
 from edge_vision.nodes import qos
 from edge_vision.nodes.convert import detections_from_msg, image_from_msg, image_to_msg, ns_from_stamp
-from edge_vision.nodes.detector_node import DetectorNode, latency_from_msg
+from edge_vision.nodes.detector_node import DetectorNode, facts_from_msg, facts_to_msg
 from models import fixed_boxes
 
 STAMP_NS = 1_795_620_896_123_456_789
@@ -37,9 +38,9 @@ def camera(make_node):
     """Give a node that publishes frames and collects what comes of them."""
     node = make_node(node_name='test_camera')
     node.image_pub = node.create_publisher(Image, 'image_raw', qos.NEWEST)
-    node.detections, node.annotated, node.latencies, node.labels = [], [], [], []
+    node.detections, node.annotated, node.facts, node.labels = [], [], [], []
     node.create_subscription(Detection2DArray, 'detections', node.detections.append, 10)
-    node.create_subscription(DiagnosticArray, 'latency', node.latencies.append, qos.EACH)
+    node.create_subscription(DiagnosticArray, 'detections/facts', node.facts.append, qos.EACH)
     node.create_subscription(LabelInfo, 'label_info', node.labels.append, qos.LATCHED)
     return node
 
@@ -101,13 +102,32 @@ def test_frames_of_the_same_process_come_through_the_slot_and_are_decided_first(
     assert published_before == 0
 
 
-def test_latency_is_told_under_the_header_of_the_frame(make_detector, camera, show, spin_until):
+def test_facts_are_told_under_the_header_of_the_frame(make_detector, camera, show, spin_until):
     make_detector()
-    spin_until(lambda: camera.count_publishers('latency'))
-    spin_until(lambda: show(frame(time.time_ns())) and camera.latencies)
-    times = latency_from_msg(camera.latencies[-1])
+    spin_until(lambda: camera.count_publishers('detections/facts'))
+    spin_until(lambda: show(frame(time.time_ns())) and len(camera.facts) >= 2)
+    times, picture = facts_from_msg(camera.facts[-1])
     assert times.infer_ns > 0
     assert times.capture_to_infer_ns > 0
+    assert (picture.changed, picture.contrast) == (False, 0.0)
+    noise = np.random.default_rng(1).integers(0, 255, (128, 192, 3), np.uint8)
+    told = len(camera.facts)
+    spin_until(lambda: show(Frame(noise, time.time_ns(), 'camera')) and len(camera.facts) > told)
+    assert facts_from_msg(camera.facts[told])[1].changed
+
+
+def test_facts_of_a_picture_that_nobody_looked_at_are_times_only():
+    found = Detections(5, 'cam', np.zeros((0, 4), np.float32), np.zeros(0, np.float32), ())
+    assert facts_from_msg(facts_to_msg(found, InferenceTimes(1, 2_000_000))) == (InferenceTimes(0, 2_000_000), None)
+
+
+def test_object_keeps_its_id_from_frame_to_frame(make_detector, show):
+    node = make_detector()
+    first, second = show(frame(STAMP_NS)), show(frame(STAMP_NS + 30_000_000))
+    assert len(set(first.track_id)) == len(first) > 1
+    assert second.track_id == first.track_id
+    assert node.set_parameters([Parameter('tracking', value=False)])[0].successful
+    assert set(show(frame(STAMP_NS + 60_000_000)).track_id) == {''}
 
 
 def test_labels_are_told_to_whoever_comes_later(make_detector, camera, spin_until):

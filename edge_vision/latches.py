@@ -1,0 +1,71 @@
+"""Keeps what only a person may let go of over a restart."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .causes import UNREADABLE_LATCHES
+from .decision import Cause
+from .errors import ConfigurationError
+from .events import ACTIONS
+
+FORMAT = 1
+
+
+def save(path: Path, causes: Iterable[Cause]) -> None:
+    """Write causes so that either the old file or the new one is there, whenever the power goes.
+
+    Raises:
+        OSError: The disk refuses.
+
+    """
+    held = [{'name': c.name, 'source': c.source, 'action': c.action, 'reason': c.reason} for c in causes]
+    partial = path.with_name(f'{path.name}.partial')
+    with partial.open('w', encoding='utf-8') as file:
+        json.dump({'format': FORMAT, 'held': held}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def load(path: Path, now_ns: int) -> tuple[Cause, ...]:
+    """Read what was held; it holds again until it is let go of, and so does a file that cannot be read.
+
+    Raises:
+        ConfigurationError: The file could not be written later.
+
+    """
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigurationError(f'latch_file is {str(path)!r}, expected a file in a directory that can be written')
+    try:
+        text = path.read_text(encoding='utf-8')
+    except FileNotFoundError:
+        return ()
+    except (OSError, UnicodeDecodeError) as error:
+        return (_damaged(path, error, now_ns),)
+    try:
+        return tuple(_cause(item, now_ns) for item in json.loads(text)['held'])
+    except (ValueError, KeyError, TypeError) as error:
+        return (_damaged(path, error, now_ns),)
+
+
+def _cause(item: Any, now_ns: int) -> Cause:
+    name, source, action, reason = (item[key] for key in ('name', 'source', 'action', 'reason'))
+    if action not in ACTIONS or not all(isinstance(text, str) for text in (name, source, reason)):
+        raise ValueError(f'{item!r:.80} is not a cause')
+    operator = source == ''
+    return Cause(name, source, action, now_ns, f'{reason}; kept over a restart', latched=not operator)
+
+
+def _damaged(path: Path, error: Exception, now_ns: int) -> Cause:
+    reason = f'{path} cannot be read, what it held is not known: {error}'
+    return Cause(UNREADABLE_LATCHES, '', 'stop', now_ns, reason.replace('\n', ' '), latched=True)

@@ -1,0 +1,106 @@
+"""What one rule has seen on one camera: in how many frames, which objects, and which of them were told of."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from .rules import RuleParams
+
+MOST_OBJECTS = 1000  # remembered per rule and camera; more ids than that in view are noise
+
+
+@dataclasses.dataclass(slots=True)
+class _Object:
+    """One track, or everything without one: since when it matches, and in which frame its run of frames began."""
+
+    since_ns: int
+    first: int
+
+
+@dataclasses.dataclass(slots=True)
+class Watch:
+    """Counts frames for and against one rule on one camera, and the objects that match it.
+
+    An object that goes on matching costs nothing: only comings and goings are noted.
+
+    Attributes:
+        seen: Frames in a row that were for the rule.
+        clear: Fresh frames in a row that were against it.
+        told_ns: When an object was last told of; None before the first.
+        objects: The objects by their track, oldest first.
+
+    """
+
+    seen: int = 0
+    clear: int = 0
+    told_ns: int | None = None
+    objects: dict[str, _Object] = dataclasses.field(default_factory=dict)
+    _frame: int = 0
+    _here: set[str] = dataclasses.field(default_factory=set)
+    _away: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def look(self, tracks: set[str], now_ns: int, patience: int | None) -> list[str]:
+        """Note the tracks that match in a frame; '' is an object without a track.
+
+        Args:
+            tracks: The tracks.
+            now_ns: The time now.
+            patience: Frames in a row after which an object that is away is forgotten; None when this
+                frame does not count against it.
+
+        Returns:
+            Those forgotten.
+
+        """
+        self._frame += 1
+        if tracks != self._here:
+            self._come_and_go(tracks, now_ns)
+        return self._wait(patience) if self._away and patience is not None else []
+
+    def _come_and_go(self, tracks: set[str], now_ns: int) -> None:
+        self._here = tracks
+        for track in tracks - self.objects.keys():
+            self._add(track, now_ns)
+        for track in self._away.keys() & tracks:
+            del self._away[track]
+            self.objects[track].first = self._frame
+        for track in self.objects.keys() - tracks - self._away.keys():
+            self._away[track] = 0
+
+    def _add(self, track: str, now_ns: int) -> None:
+        if len(self.objects) >= MOST_OBJECTS:
+            self._forget(next(iter(self.objects)))
+        self.objects[track] = _Object(now_ns, self._frame)
+
+    def _wait(self, patience: int) -> list[str]:
+        for track in self._away:
+            self._away[track] += 1
+        gone = [track for track, frames in self._away.items() if frames >= patience]
+        for track in gone:
+            self._forget(track)
+        return gone
+
+    def _forget(self, track: str) -> None:
+        del self.objects[track]
+        self._away.pop(track, None)
+
+    def stayed(self, track: str, dwell_ns: int, now_ns: int) -> bool:
+        """Tell whether an object in this frame has matched for so long."""
+        return now_ns - self.objects[track].since_ns >= dwell_ns
+
+    def frames(self, track: str) -> int:
+        """Count the frames in a row until now in which an object matched."""
+        return self._frame - self.objects[track].first + 1
+
+    def may_tell(self, track: str, params: RuleParams, now_ns: int, *, first: bool) -> bool:
+        """Tell whether an object in this frame may have an event.
+
+        Args:
+            track: The object.
+            params: Its rule.
+            now_ns: The time now.
+            first: Whether it is the one that began a cause; any other must have been there often enough.
+
+        """
+        rested = self.told_ns is None or now_ns - self.told_ns >= params.cooldown * 1e9
+        return rested and (first or self.frames(track) >= params.trigger_consecutive_frames)
