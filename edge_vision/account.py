@@ -21,7 +21,7 @@ class Look(NamedTuple):
         source: The detections topic.
         detections: What was found.
         frame: The picture, where this process has it.
-        times: What came before the decision, where the detector is in this process.
+        times: What came before the decision; None where nobody told.
         age_ns: From the capture to the start of the decision.
         decide_ns: The decision and its commands.
 
@@ -76,7 +76,7 @@ class Teller(NamedTuple):
             evidence=Evidence(rule.evidence),
             frames=sighting.frames,
             zone=rule.points,
-            reason=sighting.cause.reason,
+            reason=sighting.reason,
         )
 
     def leave(self, sighting: Sighting, look: Look | None) -> Event:

@@ -56,6 +56,7 @@ class Cause:
         box: Index of the best detection of that frame; -1 where there is none.
         frames: Consecutive frames that completed it.
         latched: Nothing holds it any more but its latch.
+        latch: It is to be latched once nothing else holds it, whatever becomes of its rule.
 
     """
 
@@ -68,6 +69,7 @@ class Cause:
     box: int = -1
     frames: int = 0
     latched: bool = False
+    latch: bool = False
 
     @property
     def key(self) -> tuple[str, str, Action]:
@@ -85,6 +87,7 @@ class Sighting:
         track_id: Its track; '' where there is none.
         class_id: Its label in that frame.
         frames: Consecutive frames it matched until then.
+        reason: A sentence for people.
 
     """
 
@@ -93,6 +96,7 @@ class Sighting:
     track_id: str
     class_id: str
     frames: int
+    reason: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -105,6 +109,7 @@ class Outcome:
         ended: Causes that ended.
         appeared: Objects to tell of that are there, the first of a cause with the cause.
         left: Objects told of that are gone, the last of a cause with the cause.
+        relatched: Whether a latch engaged, or let itself be held by something again.
         flagged: Indices of the observed detections that a rule in force matched.
         fresh: Whether the observation counted as a fresh look at the scene.
 
@@ -115,18 +120,19 @@ class Outcome:
     ended: tuple[Cause, ...] = ()
     appeared: tuple[Sighting, ...] = ()
     left: tuple[Sighting, ...] = ()
+    relatched: bool = False
     flagged: NDArray[np.intp] = dataclasses.field(default_factory=lambda: NO_BOXES)
     fresh: bool = False
 
     @property
     def changed(self) -> bool:
         """Whether there is anything to tell."""
-        return bool(self.started or self.ended or self.appeared or self.left)
+        return bool(self.started or self.ended or self.appeared or self.left or self.relatched)
 
 
 @dataclasses.dataclass(slots=True)
 class _Quality:
-    """A quality that pictures must have: when one last had it, and how many in a row have."""
+    """A quality that pictures must have: when one last had it, and how many have had it since it was missed."""
 
     good_ns: int | None = None
     good: int = 0
@@ -135,7 +141,7 @@ class _Quality:
         """Note one picture; the first one starts the clock."""
         if good or self.good_ns is None:
             self.good_ns = captured_ns
-        self.good = self.good + 1 if good else 0
+        self.good += good
 
     def missing_ns(self, newest_ns: int) -> int:
         """Return for how long pictures have been without it."""
@@ -147,9 +153,10 @@ class _Source:
     captured_ns: int | None = None
     stamp_ns: int | None = None
     fresh: int = 0
+    expects_pictures: bool = False
+    told_ns: int | None = None  # capture time of the newest picture that something is known of
     changing: _Quality = dataclasses.field(default_factory=_Quality)
     showing: _Quality = dataclasses.field(default_factory=_Quality)
-    has_pictures: bool = False
     watches: dict[str, Watch] = dataclasses.field(default_factory=dict)
 
     def begin_again(self) -> None:
@@ -161,23 +168,37 @@ class _Source:
     def go_silent(self) -> None:
         """Begin again, and leave the pictures before the silence out of account."""
         self.begin_again()
-        self.changing, self.showing, self.has_pictures = _Quality(), _Quality(), False
+        self.changing, self.showing = _Quality(), _Quality()
 
 
 @dataclasses.dataclass(slots=True)
-class _Change:
-    """What one call brings about."""
+class _Step:
+    """One call, and what it brings about.
 
+    Attributes:
+        now_ns: The time.
+        source: The source it is about; '' where it is about none.
+        detections: What was seen; None where nothing was looked at.
+        counts: Whether that counts as a look at the scene; None when it says nothing either way.
+
+    """
+
+    now_ns: int
+    source: str = ''
+    detections: Detections | None = None
+    counts: bool | None = False
     started: list[Cause] = dataclasses.field(default_factory=list)
     ended: list[Cause] = dataclasses.field(default_factory=list)
     appeared: list[Sighting] = dataclasses.field(default_factory=list)
     left: list[Sighting] = dataclasses.field(default_factory=list)
+    relatched: bool = False
 
 
 class Decision:
     """Applies rules to observations of one or more sources.
 
-    Times are integers in ns on one clock of the caller's that never jumps.
+    Times are integers in ns on one clock of the caller's that does not jump; should it go back all the same, as a
+    simulated one can, everything counts as unseen.
 
     Args:
         params: Time-outs and the sources (``detections_topics``).
@@ -218,21 +239,23 @@ class Decision:
     @property
     def kept(self) -> tuple[Cause, ...]:
         """What only a person may let go of: the operator's stop, and what is or will be latched."""
-        latching = {rule.name for rule in self._book.rules if rule.params.latch}
-        held = self._causes.values()
-        return tuple(c for c in held if c.latched or c.name == OPERATOR_STOP or c.name in latching)
+        return tuple(c for c in self._causes.values() if c.latched or c.latch or c.name == OPERATOR_STOP)
 
     @property
     def command(self) -> Command:
         """What is commanded now."""
         return self._command
 
+    def expect_pictures(self, source: str) -> None:
+        """From now on a frame of a source counts only with what is known of its picture."""
+        self._sources[source].expects_pictures = True
+
     def observe(self, source: str, detections: Detections, captured_ns: int, now_ns: int) -> Outcome:
         """Decide on one frame's detections.
 
         A frame that is late, from the future, not newer than the last one, or whose picture shows nothing can
-        trigger a rule but never helps to release anything. One whose picture is the same as the one before
-        says nothing new: it neither helps nor makes a count begin again.
+        trigger a rule but never helps to release anything. One whose picture is the same as the one before, or
+        unknown where it should be known, says nothing new: it neither helps nor makes a count begin again.
 
         Args:
             source: The detections topic.
@@ -242,27 +265,27 @@ class Decision:
 
         """
         state = self._sources[source]
-        change = _Change()
-        self._find_overdue(now_ns, change)
+        step = _Step(now_ns, source, detections)
+        self._find_overdue(step)
         fresh = self._is_fresh(state, detections.stamp_ns, captured_ns, now_ns)
         if fresh:
             state.captured_ns, state.stamp_ns = captured_ns, detections.stamp_ns
-        counts = self._look_at_picture(state, detections, captured_ns) if fresh else False
-        if counts:
+            step.counts = self._look_at_picture(state, detections, captured_ns)
+        if step.counts:
             state.fresh += 1
-        elif counts is False:
+        elif step.counts is False:
             state.begin_again()
-        self._judge_pictures(source, state, now_ns, change)
+        self._judge_pictures(state, step)
         if state.fresh >= self._params.release_consecutive_frames:
-            change.ended += self._held(source, BLIND)
+            step.ended += self._held(source, BLIND)
         rows, rules = self._applied[source]
         matches = self._book.match(detections)[rows]
         boxes = np.nonzero(matches)[1].tolist()
         end = 0
         for rule, count in zip(rules, np.count_nonzero(matches, axis=1).tolist(), strict=True):
             start, end = end, end + count
-            self._apply(rule, source, state, detections, boxes[start:end], now_ns, change, counts=counts)
-        return self._finish(change, flagged=np.flatnonzero(matches.any(axis=0)), fresh=fresh)
+            self._apply(rule, state, boxes[start:end], step)
+        return self._finish(step, flagged=np.flatnonzero(matches.any(axis=0)), fresh=fresh)
 
     def reject(self, source: str, now_ns: int) -> Outcome:
         """Note that something unusable came from a source: no fresh look, and every clear run starts again."""
@@ -271,57 +294,76 @@ class Decision:
 
     def tick(self, now_ns: int) -> Outcome:
         """Look at the time only: what has not been seen for too long stops."""
-        change = _Change()
-        self._find_overdue(now_ns, change)
-        return self._finish(change)
+        step = _Step(now_ns)
+        self._find_overdue(step)
+        return self._finish(step)
 
     def operator_stop(self, hold: bool, now_ns: int) -> Outcome:
         """Begin or end the operator's stop."""
         cause = Cause(OPERATOR_STOP, '', 'stop', now_ns, 'the operator stopped it')
         if hold and cause.key not in self._causes:
-            return self._finish(_Change(started=[cause]))
+            return self._finish(_Step(now_ns, started=[cause]))
         if not hold and cause.key in self._causes:
-            return self._finish(_Change(ended=[self._causes[cause.key]]))
+            return self._finish(_Step(now_ns, ended=[self._causes[cause.key]]))
         return Outcome(self._command)
 
-    def reset(self) -> Outcome:
+    def reset(self, now_ns: int) -> tuple[Outcome, str]:
         """Let go of everything that only its latch holds, unless something else holds a stop.
 
         While a person stands in one zone, the stop of another one is not let go of: the machine would start
         by itself when the person leaves.
+
+        Returns:
+            The outcome, and why it was refused; '' where it was not.
+
         """
-        if any(cause.action == 'stop' and not cause.latched for cause in self._causes.values()):
-            return Outcome(self._command)
-        return self._finish(_Change(ended=[cause for cause in self._causes.values() if cause.latched]))
+        step = _Step(now_ns)
+        self._find_overdue(step)
+        refusal = self._refusal()
+        if not refusal:
+            step.ended += [cause for cause in self._causes.values() if cause.latched]
+        return self._finish(step), refusal
+
+    def _refusal(self) -> str:
+        stops = [cause for cause in self._causes.values() if cause.action == 'stop']
+        if holding := [cause for cause in stops if not cause.latched]:
+            return 'still held by ' + '; '.join(f'{cause.name}: {cause.reason}' for cause in holding)
+        needed = self._params.release_consecutive_frames
+        unseen = [source for source, state in self._sources.items() if state.fresh < needed]
+        return f'not the last {needed} images of {", ".join(unseen)} were fresh looks' if stops and unseen else ''
 
     def configure(self, params: DecisionParams, rules: Sequence[Rule]) -> Outcome:
         """Take other parameters and rules; causes of rules that are gone end, all others go on.
 
-        A latched cause is ended by `reset` only, whatever becomes of its rule.
+        A cause whose rule has got another action goes on with that. A latched one is ended by `reset` only,
+        whatever becomes of its rule.
         """
-        latching = {rule.name for rule in self._book.rules if rule.params.latch}
         self._take(params, rules)
-        change = _Change()
+        step = _Step(0)
         for key, cause in list(self._causes.items()):
-            if cause.name in BUILT_IN or cause.latched or self._is_asked_for(cause):
+            if cause.name in BUILT_IN or cause.latched:
                 continue
-            if cause.name in latching:
+            rule = self._rule_of(cause)
+            if rule is not None and _action(rule) == cause.action:
+                self._causes[key] = dataclasses.replace(cause, latch=cause.latch or rule.params.latch)
+            elif cause.latch:
                 self._causes[key] = dataclasses.replace(cause, latched=True)
             else:
-                change.ended.append(cause)
-            for state in self._sources.values():
-                state.watches.pop(cause.name, None)
-        names = {rule.name for rule in self._book.rules}
-        for state in self._sources.values():
+                step.ended.append(cause)
+            if rule is not None and _action(rule) != cause.action:
+                step.started.append(dataclasses.replace(cause, action=_action(rule), latch=rule.params.latch))
+        for source, state in self._sources.items():
+            names = {rule.name for rule in self._applied[source][1]}
             state.watches = {name: watch for name, watch in state.watches.items() if name in names}
-        outcome = self._finish(change)
+        step.relatched = True
+        outcome = self._finish(step)
         self._command = self._arbitrate()  # a slowdown may have got another ratio
         return dataclasses.replace(outcome, command=self._command)
 
-    def _is_asked_for(self, cause: Cause) -> bool:
-        """Tell whether a rule in force can still hold a cause."""
+    def _rule_of(self, cause: Cause) -> Rule | None:
+        """Find the rule in force that can hold a cause, whatever its action."""
         _, rules = self._applied.get(cause.source, ([], []))
-        return any(rule.name == cause.name and _action(rule) == cause.action for rule in rules)
+        return next((rule for rule in rules if rule.name == cause.name), None)
 
     def _is_fresh(self, state: _Source, stamp_ns: int, captured_ns: int, now_ns: int) -> bool:
         age_ns = now_ns - captured_ns
@@ -329,16 +371,11 @@ class Decision:
         return newer and 0 <= age_ns <= self._timeout_ns
 
     def _look_at_picture(self, state: _Source, detections: Detections, captured_ns: int) -> bool | None:
-        """Note what the picture of a fresh frame was like.
-
-        Returns:
-            Whether the frame counts as a look at the scene; None when it says nothing either way.
-
-        """
+        """Note what the picture of a fresh frame was like, and tell whether it counts as a look at the scene."""
         picture = detections.picture
         if picture is None:
-            return None if state.has_pictures else True
-        state.has_pictures = True
+            return None if state.expects_pictures else True
+        state.expects_pictures, state.told_ns = True, captured_ns
         changed = picture.changed or not self._params.frozen_timeout
         shows = picture.contrast >= self._params.min_contrast or not self._params.blinded_timeout
         state.changing.look(captured_ns, good=changed)
@@ -347,149 +384,127 @@ class Decision:
             return False
         return True if changed else None
 
-    def _judge_pictures(self, source: str, state: _Source, now_ns: int, change: _Change) -> None:
+    def _judge_pictures(self, state: _Source, step: _Step) -> None:
         """Begin and end the stops for pictures that do not change or show nothing."""
         for name, quality, timeout in (
             (FROZEN, state.changing, self._params.frozen_timeout),
             (BLINDED, state.showing, self._params.blinded_timeout),
         ):
             missing_ns = quality.missing_ns(state.captured_ns or 0)
-            held = self._causes.get((name, source, 'stop'))
+            held = self._causes.get((name, step.source, 'stop'))
             if held is None and timeout and missing_ns > timeout * 1e9:
-                what = 'have not changed' if name == FROZEN else 'have shown nothing'
-                reason = f'the pictures of {source} {what} for {missing_ns / 1e9:.3f} s, allowed are {timeout} s'
-                change.started.append(Cause(name, source, 'stop', now_ns, reason, stamp_ns=state.stamp_ns or 0))
+                fault = 'have not changed' if name == FROZEN else 'have shown nothing'
+                fault = fault if state.told_ns == state.captured_ns else 'are unknown or ' + fault
+                reason = f'the pictures of {step.source} {fault} for {missing_ns / 1e9:.3f} s, allowed are {timeout} s'
+                cause = Cause(name, step.source, 'stop', step.now_ns, reason, stamp_ns=state.stamp_ns or 0)
+                step.started.append(cause)
                 quality.good = 0
-            elif held is not None and (not timeout or quality.good >= self._params.release_consecutive_frames):
-                change.ended.append(held)
+            elif held is not None and quality.good >= self._params.release_consecutive_frames:
+                step.ended.append(held)
 
-    def _find_overdue(self, now_ns: int, change: _Change) -> None:
+    def _find_overdue(self, step: _Step) -> None:
         """Begin the stop of every source whose newest image has become too old."""
         for source, state in self._sources.items():
-            if state.captured_ns is None or now_ns - state.captured_ns <= self._timeout_ns:
+            if state.captured_ns is None or 0 <= step.now_ns - state.captured_ns <= self._timeout_ns:
                 continue
             state.go_silent()
+            age = (step.now_ns - state.captured_ns) / 1e9
             if not self._held(source, BLIND):
-                age = (now_ns - state.captured_ns) / 1e9
                 reason = f'the newest image of {source} is {age:.3f} s old, allowed are {self._params.source_timeout} s'
-                cause = Cause(NO_FRESH_IMAGE, source, 'stop', now_ns, reason, stamp_ns=state.stamp_ns or 0)
+                cause = Cause(NO_FRESH_IMAGE, source, 'stop', step.now_ns, reason, stamp_ns=state.stamp_ns or 0)
                 self._causes[cause.key] = cause
-                change.started.append(cause)
+                step.started.append(cause)
+            if age < 0:  # time went back: what comes from now on is new
+                state.captured_ns = state.stamp_ns = None
 
     def _held(self, source: str, names: Sequence[str]) -> list[Cause]:
         return [cause for cause in self._causes.values() if cause.source == source and cause.name in names]
 
-    def _apply(
-        self,
-        rule: Rule,
-        source: str,
-        state: _Source,
-        detections: Detections,
-        matched: list[int],
-        now_ns: int,
-        change: _Change,
-        *,
-        counts: bool | None,
-    ) -> None:
+    def _apply(self, rule: Rule, state: _Source, matched: list[int], step: _Step) -> None:
         """Count one frame for or against a rule and note what begins and ends by it."""
         watch = state.watches.get(rule.name)
         if watch is None:
             watch = state.watches[rule.name] = Watch()
-        key = rule.name, source, _action(rule)
+        key = rule.name, step.source, _action(rule)
         cause = self._causes.get(key)
         if not matched and cause is None and not watch.seen and not watch.objects:
             return
-        tracks = {detections.track_id[i] for i in matched}
-        gone = watch.look(tracks, now_ns, rule.params.release_consecutive_frames if counts else None)
+        ids = step.detections.track_id if step.detections is not None else ()
+        tracks = {ids[i] for i in matched}
+        gone = watch.look(tracks, step.now_ns, rule.params.release_consecutive_frames if step.counts else None)
         if gone:
-            self._let_go(key, gone, change)
+            self._let_go(key, gone, step)
         there = matched
         if cause is None and rule.params.dwell_time:
             dwell_ns = round(rule.params.dwell_time * 1e9)
-            there = [i for i in matched if watch.stayed(detections.track_id[i], dwell_ns, now_ns)]
+            there = [i for i in matched if watch.stayed(ids[i], dwell_ns, step.now_ns)]
         if there and len(there) >= rule.params.min_detections:
             watch.seen, watch.clear = watch.seen + 1, 0
-            cause = self._hold(rule, source, cause, detections, there, watch.seen, now_ns, change)
-            if cause is not None:
-                self._tell(rule, cause, detections, there, tracks, watch, now_ns, change)
-        elif counts:
+            cause = self._hold(rule, cause, there, watch.seen, step)
+            if cause is not None and not tracks <= self._told.setdefault(key, {}).keys():
+                self._tell(rule, cause, there, watch, step)
+        elif step.counts:
             watch.seen, watch.clear = 0, watch.clear + 1
             if cause is not None and not cause.latched and watch.clear >= rule.params.release_consecutive_frames:
-                self._release(rule, cause, change)
+                self._release(cause, step)
 
-    def _hold(
-        self,
-        rule: Rule,
-        source: str,
-        cause: Cause | None,
-        detections: Detections,
-        there: list[int],
-        seen: int,
-        now_ns: int,
-        change: _Change,
-    ) -> Cause | None:
+    def _hold(self, rule: Rule, cause: Cause | None, there: list[int], seen: int, step: _Step) -> Cause | None:
         """Begin the cause of a rule that has been seen often enough, or keep it."""
         if cause is None:
             if seen < rule.params.trigger_consecutive_frames:
                 return None
-            cause = _triggered(rule, source, detections, there, seen, now_ns)
-            change.started.append(cause)
+            cause = _triggered(rule, there, seen, step)
+            step.started.append(cause)
         elif cause.latched:
-            cause = self._causes[cause.key] = dataclasses.replace(cause, latched=False)
+            cause = self._causes[cause.key] = dataclasses.replace(cause, latched=False, latch=True)
+            step.relatched = True
         return cause
 
-    def _release(self, rule: Rule, cause: Cause, change: _Change) -> None:
-        if rule.params.latch:
+    def _release(self, cause: Cause, step: _Step) -> None:
+        if cause.latch:
             self._causes[cause.key] = dataclasses.replace(cause, latched=True)
+            step.relatched = True
         else:
-            change.ended.append(cause)
+            step.ended.append(cause)
 
-    def _tell(
-        self,
-        rule: Rule,
-        cause: Cause,
-        detections: Detections,
-        there: list[int],
-        tracks: set[str],
-        watch: Watch,
-        now_ns: int,
-        change: _Change,
-    ) -> None:
+    def _tell(self, rule: Rule, cause: Cause, there: list[int], watch: Watch, step: _Step) -> None:
         """Note the objects there is no event about yet, the best first."""
-        told = self._told.setdefault(cause.key, {})
-        if tracks <= told.keys():
-            return
-        for i in sorted(there, key=lambda i: -float(detections.score[i])):
-            track = detections.track_id[i]
-            first = not told and i == cause.box and cause in change.started
-            if track in told or not watch.may_tell(track, rule.params, now_ns, first=first):
+        told = self._told[cause.key]
+        found = step.detections
+        assert found is not None  # noqa: S101  they are there
+        for i in sorted(there, key=lambda i: -float(found.score[i])):
+            track = found.track_id[i]
+            first = not told and i == cause.box and cause in step.started
+            if track in told or not watch.may_tell(track, rule.params, step.now_ns, first=first):
                 continue
-            watch.told_ns = now_ns
-            told[track] = Sighting(cause, i, track, detections.class_id[i], watch.frames(track))
-            change.appeared.append(told[track])
-        self._let_go(cause.key, [track for track in told if track not in watch.objects], change)
+            watch.told_ns = step.now_ns
+            frames = max(watch.frames(track), cause.frames if first else 0)
+            told[track] = Sighting(cause, i, track, found.class_id[i], frames, _sentence(found, i, rule, frames))
+            step.appeared.append(told[track])
+        self._let_go(cause.key, [track for track in told if track not in watch.objects], step)
 
-    def _let_go(self, key: tuple[str, str, Action], tracks: list[str], change: _Change) -> None:
+    def _let_go(self, key: tuple[str, str, Action], tracks: list[str], step: _Step) -> None:
         """Note the objects that are gone; the last one of a cause goes with the cause."""
         told = self._told.get(key, {})
         for track in tracks:
             if track in told and len(told) > 1:
-                change.left.append(told.pop(track))
+                step.left.append(told.pop(track))
 
-    def _finish(self, change: _Change, *, flagged: NDArray[np.intp] = NO_BOXES, fresh: bool = False) -> Outcome:
-        for cause in change.started:
+    def _finish(self, step: _Step, *, flagged: NDArray[np.intp] = NO_BOXES, fresh: bool = False) -> Outcome:
+        for cause in step.started:
             self._causes[cause.key] = cause
-        for cause in change.ended:
+        for cause in step.ended:
             del self._causes[cause.key]
-            change.left += self._told.pop(cause.key, {}).values()
-        if change.started or change.ended:
+            step.left += self._told.pop(cause.key, {}).values()
+        if step.started or step.ended:
             self._command = self._arbitrate()
         return Outcome(
             self._command,
-            tuple(change.started),
-            tuple(change.ended),
-            tuple(change.appeared),
-            tuple(change.left),
+            tuple(step.started),
+            tuple(step.ended),
+            tuple(step.appeared),
+            tuple(step.left),
+            step.relatched,
             flagged,
             fresh,
         )
@@ -505,10 +520,25 @@ class Decision:
         return next((r.params.slowdown_ratio for r in self._book.rules if r.name == cause.name), 0.0)
 
 
-def _triggered(rule: Rule, source: str, detections: Detections, there: list[int], frames: int, now_ns: int) -> Cause:
-    best = max(there, key=lambda i: float(detections.score[i]))
-    reason = f'{detections.class_id[best]} {detections.score[best]:.2f} in {rule.name}, {frames} frames in a row'
-    return Cause(rule.name, source, _action(rule), now_ns, reason, detections.stamp_ns, best, frames)
+def _triggered(rule: Rule, there: list[int], frames: int, step: _Step) -> Cause:
+    found = step.detections
+    assert found is not None  # noqa: S101  they are there
+    best = max(there, key=lambda i: float(found.score[i]))
+    return Cause(
+        rule.name,
+        step.source,
+        _action(rule),
+        step.now_ns,
+        _sentence(found, best, rule, frames),
+        stamp_ns=found.stamp_ns,
+        box=best,
+        frames=frames,
+        latch=rule.params.latch,
+    )
+
+
+def _sentence(found: Detections, i: int, rule: Rule, frames: int) -> str:
+    return f'{found.class_id[i]} {found.score[i]:.2f} in {rule.name}, {frames} frames in a row'
 
 
 def _action(rule: Rule) -> Action:

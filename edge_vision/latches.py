@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .causes import UNREADABLE_LATCHES
+from .causes import OPERATOR_STOP, UNREADABLE_LATCHES
 from .decision import Cause
 from .errors import ConfigurationError
 from .events import ACTIONS
 
 FORMAT = 1
+KEPT = '; kept over a restart'
 
 
 def save(path: Path, causes: Iterable[Cause]) -> None:
@@ -53,17 +54,23 @@ def load(path: Path, now_ns: int) -> tuple[Cause, ...]:
     except (OSError, UnicodeDecodeError) as error:
         return (_damaged(path, error, now_ns),)
     try:
-        return tuple(_cause(item, now_ns) for item in json.loads(text)['held'])
-    except (ValueError, KeyError, TypeError) as error:
+        return _causes(json.loads(text), now_ns)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         return (_damaged(path, error, now_ns),)
+
+
+def _causes(content: Any, now_ns: int) -> tuple[Cause, ...]:
+    if content['format'] != FORMAT or not isinstance(content['held'], list):
+        raise ValueError(f'{content!r:.80} is not of format {FORMAT}')
+    return tuple(_cause(item, now_ns) for item in content['held'])
 
 
 def _cause(item: Any, now_ns: int) -> Cause:
     name, source, action, reason = (item[key] for key in ('name', 'source', 'action', 'reason'))
     if action not in ACTIONS or not all(isinstance(text, str) for text in (name, source, reason)):
         raise ValueError(f'{item!r:.80} is not a cause')
-    operator = source == ''
-    return Cause(name, source, action, now_ns, f'{reason}; kept over a restart', latched=not operator)
+    reason = reason.removesuffix(KEPT) + KEPT
+    return Cause(name, source, action, now_ns, reason, latched=name != OPERATOR_STOP)
 
 
 def _damaged(path: Path, error: Exception, now_ns: int) -> Cause:

@@ -68,9 +68,10 @@ class Watch:
             self._away[track] = 0
 
     def _add(self, track: str, now_ns: int) -> None:
-        if len(self.objects) >= MOST_OBJECTS:
-            self._forget(next(iter(self.objects)))
-        self.objects[track] = _Object(now_ns, self._frame)
+        if len(self.objects) >= MOST_OBJECTS and self._away:
+            self._forget(next(iter(self._away)))
+        if len(self.objects) < MOST_OBJECTS:
+            self.objects[track] = _Object(now_ns, self._frame)
 
     def _wait(self, patience: int) -> list[str]:
         for track in self._away:
@@ -86,11 +87,13 @@ class Watch:
 
     def stayed(self, track: str, dwell_ns: int, now_ns: int) -> bool:
         """Tell whether an object in this frame has matched for so long."""
-        return now_ns - self.objects[track].since_ns >= dwell_ns
+        known = self.objects.get(track)
+        return known is not None and now_ns - known.since_ns >= dwell_ns
 
     def frames(self, track: str) -> int:
         """Count the frames in a row until now in which an object matched."""
-        return self._frame - self.objects[track].first + 1
+        known = self.objects.get(track)
+        return 1 if known is None else self._frame - known.first + 1
 
     def may_tell(self, track: str, params: RuleParams, now_ns: int, *, first: bool) -> bool:
         """Tell whether an object in this frame may have an event.
@@ -103,4 +106,4 @@ class Watch:
 
         """
         rested = self.told_ns is None or now_ns - self.told_ns >= params.cooldown * 1e9
-        return rested and (first or self.frames(track) >= params.trigger_consecutive_frames)
+        return track in self.objects and rested and (first or self.frames(track) >= params.trigger_consecutive_frames)

@@ -24,9 +24,8 @@ from std_msgs.msg import Bool
 
 TIMEOUT = 0.2  # s; edge_vision repeats itself 20 times a second
 WATCH_PERIOD = 0.02  # s
-PERMISSION = QoSProfile(
-    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
-)  # what comes is obeyed, also the last word of a process that ended before this one began
+# Not transient local: a permission from before this one listened is not fresh when it arrives.
+PERMISSION = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE)
 
 
 class Conveyor(Node):

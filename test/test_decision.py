@@ -80,7 +80,8 @@ class Line:
         return self._account(self.decision.operator_stop(hold, self.now_ms * MS))
 
     def reset(self):
-        return self._account(self.decision.reset())
+        outcome, self.refusal = self.decision.reset(self.now_ms * MS)
+        return self._account(outcome)
 
     def configure(self, *rules):
         return self._account(self.decision.configure(self.params, rules))
@@ -216,6 +217,16 @@ def test_each_source_must_be_seen():
     for _ in range(12):
         line.frame(source='left')
     assert [(cause.name, cause.source) for cause in line.decision.causes] == [(NO_FRESH_IMAGE, 'right')]
+
+
+def test_time_that_goes_back_is_no_fresh_look():
+    line = running(release_consecutive_frames=2)
+    line.now_ms -= 500
+    assert line.wait(0).command.stop
+    assert line.causes == [NO_FRESH_IMAGE]
+    line.newest_ms['detections'] = 0
+    assert line.frame().command.stop
+    assert line.frame().command == RUNNING
 
 
 def test_seeing_nothing_is_said_once():
@@ -389,6 +400,17 @@ def test_stop_holds_for_whatever_is_in_the_zone_however_short():
     assert line.frame().command == RUNNING
 
 
+def test_more_objects_than_can_be_remembered_stop_all_the_same():
+    line = running(rule(dwell_time=0.05, trigger_consecutive_frames=2), rule('any'))
+    many = [f'dent#{i}' for i in range(3000)]
+    assert line.frame(*many).command.stop
+    for i in range(5):
+        line.frame(*many[i * 100 :])
+    assert line.causes == ['any', 'gate']
+    line.frame()
+    assert line.causes == []
+
+
 # Objects and their events
 
 
@@ -398,6 +420,13 @@ def appeared(outcome):
 
 def left(outcome):
     return [sighting.track_id for sighting in outcome.left]
+
+
+def test_each_object_is_told_of_in_its_own_words():
+    line = running(rule())
+    line.frame('dent#1')
+    (sighting,) = line.frame('dent#1', 'cup#2', scores=[0.9, 0.75]).appeared
+    assert sighting.reason == 'cup 0.75 in gate, 1 frames in a row'
 
 
 def test_one_object_is_told_of_once():
@@ -533,6 +562,38 @@ def test_source_that_told_of_its_pictures_must_go_on_to():
     assert started == line.causes == [BLINDED, FROZEN]
 
 
+def test_frame_whose_picture_should_be_known_and_is_not_releases_nothing():
+    line = Line(release_consecutive_frames=2)
+    line.decision.expect_pictures('detections')
+    assert line.frames(20).command.stop
+    line.frame(picture=LIVE)
+    line.frame()
+    assert line.frame(picture=LIVE).command == RUNNING
+    line.wait(5000)
+    assert line.frames(20).command.stop
+
+
+def test_pictures_that_come_twice_release_a_frozen_camera():
+    line = running(release_consecutive_frames=3)
+    line.frame(picture=LIVE)
+    line.frames(40, picture=SAME)
+    for picture in (LIVE, SAME, LIVE, SAME):
+        assert line.frame(picture=picture).command.stop
+    assert line.frame(picture=LIVE).command == RUNNING
+
+
+@pytest.mark.parametrize(('picture', 'off'), [(SAME, 'frozen_timeout'), (DARK, 'blinded_timeout')])
+def test_check_that_is_switched_off_still_releases_on_fresh_frames_only(picture, off):
+    line = running(release_consecutive_frames=3)
+    line.frame(picture=LIVE)
+    line.frames(40, picture=picture)
+    line.params = DecisionParams(release_consecutive_frames=3, **{off: 0.0})
+    assert line.configure().command.stop
+    assert line.frame(age=TIMEOUT_MS + 1, picture=picture).command.stop
+    assert line.frames(2, picture=picture).command.stop
+    assert line.frame(picture=picture).command == RUNNING
+
+
 def test_pictures_from_before_a_silence_are_not_compared_with_those_after_it():
     line = Line()
     line.frame(picture=LIVE)
@@ -621,6 +682,46 @@ def test_output_that_does_not_exist_is_refused():
         DecisionParams(outputs=('stopp',))
 
 
+def test_reset_is_refused_until_the_scene_is_seen():
+    line = running(rule(latch=True), release_consecutive_frames=3)
+    line.frame('dent', picture=LIVE)
+    line.frames(3, picture=LIVE)
+    line.frame(picture=DARK)
+    line.frames(2, picture=LIVE)
+    assert line.reset().command.stop
+    assert line.refusal == 'not the last 3 images of detections were fresh looks'
+    line.frame(picture=LIVE)
+    assert line.reset().command == RUNNING
+    assert line.refusal == ''
+
+
+def test_reset_looks_at_the_time_first():
+    line = running(rule(latch=True))
+    line.frame('dent')
+    line.frame()
+    line.now_ms += TIMEOUT_MS
+    assert line.reset().command.stop
+    assert line.refusal.startswith('still held by no_fresh_image: the newest image')
+
+
+def test_latch_outlives_being_switched_off():
+    line = running(rule(latch=True))
+    line.frame('dent')
+    line.frame()
+    line.configure(rule(latch=False))
+    line.frame('dent')
+    assert line.frame().command.stop
+    assert line.reset().command == RUNNING
+
+
+def test_latch_switched_on_holds_what_holds_already():
+    line = running(rule())
+    line.frame('dent')
+    line.configure(rule(latch=True))
+    assert [cause.name for cause in line.decision.kept] == ['gate']
+    assert line.frames(5).command.stop
+
+
 # Other rules while it runs
 
 CHANGES = {
@@ -666,6 +767,25 @@ def test_other_causes_go_on_when_rules_change():
     assert outcome.command.stop
     assert line.causes == ['a']
     assert line.frame().command == RUNNING
+
+
+def test_rule_that_gets_another_action_goes_on_with_that_at_once():
+    line = running(rule())
+    line.frame('dent#1')
+    outcome = line.configure(rule(action_type='slowdown'))
+    assert (outcome.command.stop, outcome.command.speed_ratio) == (False, 0.5)
+    line.frame('dent#1')
+    assert line.configure(rule()).command.stop
+    assert line.frame().command == RUNNING
+
+
+def test_object_of_a_camera_that_was_left_out_meanwhile_has_not_stayed():
+    line = running(rule(dwell_time=0.09), sources=('left/detections',))
+    line.frames(2, 'person#1')
+    line.configure(rule(enabled=False))
+    line.frames(5, 'person#1')
+    line.configure(rule(dwell_time=0.09))
+    assert line.frames(2, 'person#1').command == RUNNING
 
 
 def test_rule_added_while_it_runs_is_in_force_with_the_next_frame():

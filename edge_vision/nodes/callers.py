@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from rclpy.node import Node, NodeNameNonExistentError
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
+from rclpy.node import Node
 
 
 def callers(node: Node, service: str) -> tuple[str, ...]:
@@ -12,7 +13,7 @@ def callers(node: Node, service: str) -> tuple[str, ...]:
     wanted = node.resolve_service_name(service)
     names = set()
     for name, namespace in node.get_node_names_and_namespaces():
-        with suppress(NodeNameNonExistentError):
+        with suppress(_rclpy.RCLError):  # it may be gone by now
             clients = node.get_client_names_and_types_by_node(name, namespace)
             if any(client == wanted for client, _ in clients):
                 names.add(f'{namespace.rstrip("/")}/{name}')

@@ -104,7 +104,7 @@ class CameraNode(Node):
             return
         truth_pub = self.create_publisher(String, '~/truth', qos.LATCHED)
         self._publish_truth = lambda: truth_pub.publish(String(data=json.dumps(truth())))
-        every(self, 0.5, self._publish_truth)
+        self._cleanup.callback(every(0.5, self._publish_truth))
         heard_at = time.monotonic()
 
         def on_run(msg: Bool) -> None:
@@ -117,7 +117,7 @@ class CameraNode(Node):
                 set_run(False, time.time_ns())
 
         self.create_subscription(Bool, 'conveyor/run', on_run, qos.LATCHED)
-        every(self, RUN_TIMEOUT / 2, watch)
+        self._cleanup.callback(every(RUN_TIMEOUT / 2, watch))
 
     def _capture(self) -> None:
         while not self._stopping.is_set():

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import Twist, TwistStamped
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
 from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo
@@ -23,7 +25,7 @@ from vision_msgs.msg import Detection2DArray
 
 from .. import latches
 from ..account import Look, Teller, facts_of, summary
-from ..causes import BUILT_IN, OPERATOR_STOP, STARTING
+from ..causes import BUILT_IN, OPERATOR_STOP, STARTING, UNREADABLE_LATCHES
 from ..decision import Cause, Command, Decision, Outcome, Sighting
 from ..detections import Detections, InferenceTimes
 from ..events import Event, default_device_id
@@ -42,9 +44,12 @@ from .steady import SteadyClock, every
 
 OnEvent = Callable[[Event, 'Frame | None', Callable[[], None]], None]
 TICK_PERIOD = 0.02  # s between looks at the clock for images that have become too old
+DECLARE_PERIOD = 0.2  # s until the parameters of an added rule are declared
 OWN_TOPIC = 'detections'
 FACTS_WAIT = 0.1  # s an event waits for the detector's figures from another process
 FACTS_KEPT = 256
+DEPTH = 10  # messages of detections, and of their facts, that may wait
+BACKLOG = 8  # outcomes waiting to be told from which on none waits for its figures
 NO_RULE = RuleParams(evidence='none')
 
 
@@ -95,8 +100,13 @@ class DecisionNode(Node):
         self._sizes: dict[str, tuple[int, int]] = {}
         self._facts: OrderedDict[tuple[str, int], tuple[InferenceTimes, Picture | None]] = OrderedDict()
         self._facts_known = threading.Condition()
+        self._with_facts: set[str] = set()
         self._decided = self._malformed = self._stale = 0
         self._undeclared: set[str] = set()
+        self._declaring = False
+        self._latch_error = ''
+        self._latches_saving = threading.Lock()
+        self._cameras = {topic: self._camera_name(topic) for topic in ('', *self._params.detections_topics)}
         self._reaction_ms, self._decide_ms = Window(), Window()
         self._looks: dict[tuple[object, int], Look] = {}
         self._create_outputs()
@@ -107,11 +117,12 @@ class DecisionNode(Node):
         self._cleanup.callback(self.say_stop)
         self._heartbeat()
         self._publish_state()
-        every(self, 1.0 / self._params.heartbeat_rate, self._heartbeat)
-        every(self, TICK_PERIOD, self._tick)
-        every(self, 1.0, self._publish_state)
+        self._cleanup.callback(every(1.0 / self._params.heartbeat_rate, self._heartbeat))
+        self._cleanup.callback(every(TICK_PERIOD, self._tick))
+        self._cleanup.callback(every(1.0, self._look_after))
+        self.create_timer(DECLARE_PERIOD, self._declare_added, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._cleanup.callback(diagnostics.publish_health(self, self._health))
-        follow(self, self._apply)
+        follow(self, self._apply, declaring=lambda: self._declaring)
 
     def destroy_node(self) -> None:
         """Say stop for the last time, end the thread and destroy the node."""
@@ -164,14 +175,15 @@ class DecisionNode(Node):
             if composed and self.takes_own:
                 continue
             beside = topic[: topic.rfind('/') + 1]
+            # Where an executor takes what is ready in the order of creation, facts are there before their detections.
             self.create_subscription(
-                Detection2DArray, topic, lambda msg, topic=topic: self._on_detections(topic, msg), 10
+                DiagnosticArray, f'{topic}/facts', lambda msg, topic=topic: self._on_facts(topic, msg), DEPTH
             )
             self.create_subscription(
                 CameraInfo, f'{beside}camera_info', lambda msg, topic=topic: self._on_info(topic, msg), qos.EACH
             )
             self.create_subscription(
-                DiagnosticArray, f'{topic}/facts', lambda msg, topic=topic: self._on_facts(topic, msg), qos.EACH
+                Detection2DArray, topic, lambda msg, topic=topic: self._on_detections(topic, msg), DEPTH
             )
 
     @property
@@ -228,16 +240,31 @@ class DecisionNode(Node):
 
     def _heartbeat(self) -> None:
         with self._lock:
+            outcome = self._look_at_the_time()
             self._publish_stop(stop=self._commanded.stop)
             self._publish('alarm', Bool(data=self._commanded.alarm))
+        self._carry_out(Aftermath(outcome))
 
     def _tick(self) -> None:
         with self._lock:
-            outcome = self._decision.tick(self._clock_now.now_ns())
-            self._command(outcome.command)
+            outcome = self._look_at_the_time()
         self._carry_out(Aftermath(outcome))
+
+    def _look_at_the_time(self) -> Outcome:
+        """Stop for what has become too old, before anything is repeated or let through; the caller holds the lock.
+
+        Whoever is woken from a pause must not say first what was right before it.
+        """
+        outcome = self._decision.tick(self._clock_now.now_ns())
+        self._command(outcome.command)
+        return outcome
+
+    def _declare_added(self) -> None:
+        """Let tools describe the parameters of rules that were added."""
+        self._declaring = True  # in the executor, as every set
         while self._undeclared:
             declare(self, RuleParams, f'{self._undeclared.pop()}.')
+        self._declaring = False
 
     def reject_own(self, reason: str) -> None:
         """Note that the detector of this process could not use a frame."""
@@ -251,6 +278,8 @@ class DecisionNode(Node):
             self._reject(topic, str(error))
             return
         times, picture = self._facts.get((topic, detections.stamp_ns), (None, None))
+        if topic not in self._with_facts and self._commanded.stop and self.count_publishers(f'{topic}/facts'):
+            self._expect_facts(topic)
         self.decide(topic, dataclasses.replace(detections, picture=picture), None, times)
 
     def _reject(self, topic: str, reason: str) -> None:
@@ -272,32 +301,37 @@ class DecisionNode(Node):
             self._malformed += 1
             self.get_logger().error(f'dropped a message of {topic}/facts: {error}', throttle_duration_sec=5.0)
             return
+        if topic not in self._with_facts:
+            self._expect_facts(topic)
         with self._facts_known:
             self._facts[topic, ns_from_stamp(msg.header.stamp)] = facts
             if len(self._facts) > FACTS_KEPT:
                 self._facts.popitem(last=False)
             self._facts_known.notify_all()
 
+    def _expect_facts(self, topic: str) -> None:
+        """From now on no frame of a topic releases anything of whose picture nothing is known."""
+        with self._lock:
+            self._with_facts.add(topic)
+            self._decision.expect_pictures(topic)
+
     def _on_cmd_vel(self, msg: Twist | TwistStamped) -> None:
         with self._lock:
-            command = self._commanded
-            if command.stop:
-                self._publish('cmd_vel_out', self._zero())
-                return
-            if command.speed_ratio != 1.0:
-                _scale(msg.twist if self._params.stamped_cmd_vel else msg, command.speed_ratio)
+            outcome = self._look_at_the_time()
+            ratio = self._commanded.speed_ratio
+            if self._commanded.stop or self._ending:
+                msg = self._zero()
+            elif ratio != 1.0:
+                _scale(msg.twist if self._params.stamped_cmd_vel else msg, ratio)
             self._publish('cmd_vel_out', msg)
+        self._carry_out(Aftermath(outcome))
 
     def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         with self._lock:
-            outcome = self._decision.reset()
+            outcome, refusal = self._decision.reset(self._clock_now.now_ns())
             self._command(outcome.command)
-            held = [cause for cause in self._decision.causes if cause.action == 'stop']
-        response.success = not held
-        if held:
-            response.message = 'still held by ' + '; '.join(f'{cause.name}: {cause.reason}' for cause in held)
-        else:
-            response.message = 'let go of ' + (', '.join(cause.name for cause in outcome.ended) or 'nothing: no latch')
+        let_go = ', '.join(cause.name for cause in outcome.ended) or 'nothing: there was no latch'
+        response.success, response.message = not refusal, refusal or f'let go of {let_go}'
         self._carry_out(Aftermath(outcome, by=callers(self, '~/reset'), answer=response.message))
         return response
 
@@ -314,6 +348,8 @@ class DecisionNode(Node):
         rules = rules_from_values(values)
         check_names(values, params.rules)
         self._undeclared |= {rule.name for rule in rules} - {rule.name for rule in self._rules}
+        if self._rules and not rules:
+            self.get_logger().warning('no rules any more: nothing that is seen will stop anything')
         with self._lock:
             self._params, self._rules = params, rules
             outcome = self._decision.configure(params, rules)
@@ -332,31 +368,33 @@ class DecisionNode(Node):
             if look is not None:
                 look = self._with_times(look)
             for cause in outcome.started:
-                self._tell_begin(cause, look, item.by)
+                self._tell_begin(cause, _of(cause, look), item.by)
             for sighting in outcome.appeared:
                 self._tell_appeared(sighting, look)
             for sighting in outcome.left:
-                self._emit(self._teller(sighting.cause.source).leave(sighting, look))
+                self._emit(self._teller(sighting.cause.source).leave(sighting, _of(sighting.cause, look)))
             if item.answer:
                 self.get_logger().info(f'reset asked for by {list(item.by)}: {item.answer}')
                 self._emit(self._teller('').reset(item.answer, item.by))
             for cause in outcome.ended:
-                self._tell_end(cause, look, item.by)
+                self._tell_end(cause, _of(cause, look), item.by)
             self._publish_state()
 
     def _keep_latches(self) -> None:
-        """Bring what only a person may let go of to disk."""
+        """Bring what only a person may let go of to disk; what the disk refuses is tried again every second."""
         if self._latch_file is None:
             return
-        with self._lock:
-            kept = self._decision.kept
-        if {cause.key for cause in kept} == {cause.key for cause in self._kept}:
-            return
-        try:
-            latches.save(self._latch_file, kept)
-            self._kept = kept
-        except OSError as error:
-            self.get_logger().error(f'latch_file cannot be written: {error}', throttle_duration_sec=5.0)
+        with self._latches_saving:
+            with self._lock:
+                kept = self._decision.kept
+            if {cause.key for cause in kept} == {cause.key for cause in self._kept}:
+                return
+            try:
+                latches.save(self._latch_file, kept)
+                self._kept, self._latch_error = kept, ''
+            except OSError as error:
+                self._latch_error = f'latch_file cannot be written: {error}'
+                self.get_logger().error(self._latch_error, throttle_duration_sec=5.0)
 
     def _tell_begin(self, cause: Cause, look: Look | None, by: tuple[str, ...]) -> None:
         self.get_logger().warning(f'{cause.action}: {cause.name}: {cause.reason}')
@@ -374,12 +412,12 @@ class DecisionNode(Node):
     def _tell_end(self, cause: Cause, look: Look | None, by: tuple[str, ...]) -> None:
         self.get_logger().info(f'clear: {cause.name}')
         self._looks.pop((cause.key, cause.since_ns), None)
-        if cause.name in BUILT_IN and cause.name != STARTING:
+        if cause.name in BUILT_IN and cause.name not in (STARTING, UNREADABLE_LATCHES):
             event = self._teller(cause.source).end(cause, look)
             self._emit(dataclasses.replace(event, by=by if cause.name == OPERATOR_STOP else ()))
 
     def _teller(self, source: str) -> Teller:
-        return Teller(self._camera_name(source), self._device_id, self.get_clock().now().nanoseconds)
+        return Teller(self._cameras.get(source, source), self._device_id, self.get_clock().now().nanoseconds)
 
     def _emit(self, event: Event, frame: Frame | None = None) -> None:
         if self._on_event is None:
@@ -404,9 +442,14 @@ class DecisionNode(Node):
         if look.times is not None:
             return look
         key = look.source, look.detections.stamp_ns
+        patience = FACTS_WAIT if look.source in self._with_facts and self._aftermath.qsize() < BACKLOG else 0.0
         with self._facts_known:
-            self._facts_known.wait_for(lambda: key in self._facts, FACTS_WAIT)
+            self._facts_known.wait_for(lambda: key in self._facts, patience)
             return look._replace(times=self._facts.get(key, (None, None))[0])
+
+    def _look_after(self) -> None:
+        self._keep_latches()
+        self._publish_state()
 
     def _publish_state(self) -> None:
         with self._lock:
@@ -441,7 +484,14 @@ class DecisionNode(Node):
             'decide_p99_ms': decide_p99,
         }
         causes = self._decision.causes
+        if self._latch_error:
+            return diagnostics.Health(diagnostics.ERROR, self._latch_error, figures)
         return diagnostics.Health(diagnostics.WARN if causes else diagnostics.OK, summary(causes), figures)
+
+
+def _of(cause: Cause, look: Look | None) -> Look | None:
+    """Return the look if it is one of the cause's own camera."""
+    return look if look is not None and look.source == cause.source else None
 
 
 def _scale(twist: Twist, ratio: float) -> None:

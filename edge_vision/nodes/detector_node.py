@@ -69,8 +69,8 @@ class DetectorNode(Node):
             self.create_subscription(
                 Image, 'image_raw', self._on_image, qos.NEWEST, qos_overriding_options=qos.overridable()
             )
+        self._facts_pub = self.create_publisher(DiagnosticArray, 'detections/facts', 10)
         self._detections_pub = self.create_publisher(Detection2DArray, 'detections', 10)
-        self._facts_pub = self.create_publisher(DiagnosticArray, 'detections/facts', qos.EACH)
         self._annotated_pub = self.create_publisher(Image, 'detections/image', qos.NEWEST)
         self._label_pub = self.create_publisher(LabelInfo, 'label_info', qos.LATCHED)
         self._label_pub.publish(self._label_info())

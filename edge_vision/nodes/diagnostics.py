@@ -47,5 +47,10 @@ def publish_health(node: Node, collect: Callable[[], Health]) -> Callable[[], No
         msg.status = [status]
         publisher.publish(msg)
 
-    every(node, 1.0, publish)
-    return publish
+    end = every(1.0, publish)
+
+    def publish_last() -> None:
+        end()
+        publish()
+
+    return publish_last

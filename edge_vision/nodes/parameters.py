@@ -74,16 +74,21 @@ def refuse_unknown(node: Node, cls: type) -> None:
             raise params.unknown_name(name, known)
 
 
-def follow(node: Node, apply: Callable[[Mapping[str, Any]], None]) -> None:
+def follow(
+    node: Node, apply: Callable[[Mapping[str, Any]], None], *, declaring: Callable[[], bool] = lambda: False
+) -> None:
     """Call ``apply`` with the values that a set would leave; when it raises, the set is rejected whole.
 
     Args:
         node: Its declared parameters are the present values.
         apply: Takes parameter names and values; raises `ConfigurationError` before it changes anything.
+        declaring: Whether what is set now is a default that stands for the present value.
 
     """
 
     def on_set(changes: list[Parameter]) -> SetParametersResult:
+        if declaring():
+            return SetParametersResult(successful=True)
         changed = {change.name: change.value for change in changes if not change.name.startswith(ROS_OWN)}
         # A value of None removes a parameter: what it stood for falls back to its default.
         values = {name: p.value for name, p in node.get_parameters_by_prefix('').items()} | changed

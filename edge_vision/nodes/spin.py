@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 
@@ -120,17 +121,29 @@ def _explain(error: Exception) -> str:
 
 
 def _spin(nodes: Sequence[Node], told_to_end: threading.Event) -> int:
-    """Spin until told to end.
+    """Spin in a thread until told to end.
 
-    Each wait is finite: signals reach Python in between, and the events executor's endless wait overflows its
-    clock on some machines and then burns a core without ever calling back.
+    This one sleeps, which signals can always interrupt; a wait of the executor may outlast its time when the
+    wall clock is set back. Each of those is finite, as the events executor's endless wait overflows its clock on
+    some machines and then burns a core without ever calling back.
     """
     executor = make_executor()
     for node in nodes:
         executor.add_node(node)
-    while not told_to_end.is_set() and not crashed.is_set():
-        executor.spin_once(timeout_sec=LONGEST_WAIT)
-    return int(crashed.is_set())
+
+    def over() -> bool:
+        return told_to_end.is_set() or crashed.is_set()
+
+    def turn() -> None:
+        while not over():
+            executor.spin_once(timeout_sec=LONGEST_WAIT)
+
+    spinner = Worker('executor', turn)
+    while not over() and spinner.alive:
+        time.sleep(LONGEST_WAIT)
+    executor.wake()
+    spinner.join()
+    return int(crashed.is_set() or not told_to_end.is_set())
 
 
 class Worker:
@@ -156,6 +169,11 @@ class Worker:
             if rclpy.ok():
                 get_logger('edge_vision').fatal(f'{self._thread.name} crashed:\n{traceback.format_exc()}')
                 crashed.set()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread still runs."""
+        return self._thread.is_alive()
 
     def join(self, timeout: float = 5.0) -> bool:
         """Wait for the thread to end; tell whether it did."""

@@ -1,24 +1,56 @@
-"""The age of an image on a clock that does not jump."""
+"""Periods and the age of an image, on a clock that does not jump."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
 from rclpy.clock import Clock
-from rclpy.clock_type import ClockType
-from rclpy.node import Node
+
+from .spin import Worker
 
 JUMP_NS = 5_000_000  # a change of the wall clock's offset by more than this is a jump
 READING_NS = 1_000_000  # a pair of clock readings further apart than this says nothing about the offset
 
 
-def every(node: Node, period: float, callback: Callable[[], None]) -> None:
-    """Call back at a steady period, s, whatever happens to the wall clock.
+LONGEST_SLEEP = 0.1  # s
 
-    A timer of a node's own clock does not fire while the wall clock is set back.
+
+def every(period: float, callback: Callable[[], None]) -> Callable[[], None]:
+    """Call back at a steady period in a thread of its own, whatever happens to the wall clock.
+
+    A timer of ROS is no use for that, not even one on the steady clock: where the middleware was built
+    without ``pthread_cond_clockwait``, as for old versions of glibc, executors wait on the wall clock, and not at all
+    while that is set back. After a pause of the process what was missed is not made up for.
+
+    Args:
+        period: s.
+        callback: Must be safe to call beside the executor's callbacks.
+
+    Returns:
+        What ends it.
+
     """
-    node.create_timer(period, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
+    over = threading.Event()
+
+    def beat() -> None:
+        due = time.monotonic() + period
+        while not over.is_set():
+            rest = due - time.monotonic()
+            if rest > 0:
+                time.sleep(min(rest, LONGEST_SLEEP))  # the one wait that is on the steady clock in every Python
+                continue
+            callback()
+            due = max(due + period, time.monotonic())
+
+    worker = Worker(f'every-{period:g}-s', beat)
+
+    def end() -> None:
+        over.set()
+        worker.join()
+
+    return end
 
 
 class SteadyClock:

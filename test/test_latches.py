@@ -1,0 +1,58 @@
+import json
+
+import pytest
+
+from edge_vision.causes import OPERATOR_STOP, UNREADABLE_LATCHES
+from edge_vision.decision import Cause
+from edge_vision.errors import ConfigurationError
+from edge_vision.latches import load, save
+
+GATE = Cause('gate', 'left/detections', 'stop', 5, 'dent in gate', latch=True)
+OPERATOR = Cause(OPERATOR_STOP, '', 'stop', 6, 'the operator stopped it')
+
+
+def test_what_was_held_is_held_again(tmp_path):
+    path = tmp_path / 'latches.json'
+    assert load(path, 9) == ()
+    save(path, [GATE, OPERATOR])
+    for _ in range(2):
+        held = load(path, 9)
+        assert [(c.key, c.since_ns, c.latched) for c in held] == [(GATE.key, 9, True), (OPERATOR.key, 9, False)]
+        assert held[0].reason == 'dent in gate; kept over a restart'
+        save(path, held)
+    save(path, [])
+    assert load(path, 9) == ()
+    assert [entry.name for entry in tmp_path.iterdir()] == ['latches.json']
+
+
+DAMAGED = {
+    'empty': '',
+    'cut off': '{"format": 1, "held": [{"name"',
+    'another format': '{"format": 9, "held": []}',
+    'no list': '{"format": 1, "held": {}}',
+    'no cause': '{"format": 1, "held": [{"name": 1, "source": "", "action": "stop", "reason": ""}]}',
+    'another action': '{"format": 1, "held": [{"name": "a", "source": "", "action": "go", "reason": ""}]}',
+    'too deep': '[' * 100_000,
+    'a number': '7',
+}
+
+
+@pytest.mark.parametrize('text', DAMAGED.values(), ids=DAMAGED)
+def test_file_that_cannot_be_read_is_a_stop_that_can_be_reset(tmp_path, text):
+    path = tmp_path / 'latches.json'
+    path.write_text(text, encoding='utf-8')
+    (cause,) = load(path, 9)
+    assert (cause.name, cause.action, cause.latched) == (UNREADABLE_LATCHES, 'stop', True)
+    assert str(path) in cause.reason
+    save(path, [cause])
+    assert [(c.name, c.latched) for c in load(path, 10)] == [(UNREADABLE_LATCHES, True)]
+
+
+def test_file_that_could_not_be_written_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match='expected a file in a directory that can be written'):
+        load(tmp_path / 'absent' / 'latches.json', 9)
+
+
+def test_file_is_json_that_a_person_can_read(tmp_path):
+    save(tmp_path / 'latches.json', [GATE])
+    assert json.loads((tmp_path / 'latches.json').read_text(encoding='utf-8'))['held'][0]['name'] == 'gate'
