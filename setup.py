@@ -9,6 +9,7 @@ COMMANDS = (
     'bench',
     'bridge_node',
     'camera_node',
+    'cloud-sink',
     'decision_node',
     'demo',
     'detect',
@@ -44,7 +45,7 @@ setup(
     entry_points={
         'console_scripts': [
             f'{name} = {name}.cli:main',
-            *(f'{command} = {name}.cli:{command}' for command in COMMANDS),
+            *(f'{command} = {name}.cli:{command.replace("-", "_")}' for command in COMMANDS),
         ],
     },
 )

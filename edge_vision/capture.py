@@ -27,6 +27,10 @@ DEFAULT_RATE = 30.0  # Hz, for files that do not name one
 HIGHEST_RATE = 1000.0  # Hz; a file that claims more is wrong
 LARGEST_LAG = 1.0  # s; a reader that is later than this is not caught up with
 NETWORK_TIMEOUT = 5000  # ms
+SECRETS = re.compile(
+    r'\b(user-id|user-pw|proxy-id|proxy-pw|user|username|pass|passwd|password|pwd|token)=("[^"]*"|[^\s&!]*)',
+    re.IGNORECASE,
+)
 
 # OpenCV and FFmpeg write to the terminal what is raised here anyway. FFmpeg asks once, when it is first used.
 os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
@@ -111,7 +115,7 @@ def open_source(
     request = Request(framerate, image_width, image_height, pixel_format, loop)
     scheme = re.match(r'([A-Za-z][A-Za-z0-9+.-]*)://', video_device)
     if '!' in video_device and not scheme:
-        return Stream(video_device, pipeline(video_device), cv2.CAP_GSTREAMER)
+        return Stream(masked(video_device), pipeline(video_device), cv2.CAP_GSTREAMER)
     if scheme:
         return by_scheme(scheme[1].lower(), video_device, request)
     if video_device.isdecimal() or video_device.startswith('/dev/'):
@@ -125,8 +129,12 @@ def open_source(
 
 
 def masked(video_device: str) -> str:
-    """Return the name of a source as it may be shown: without user name and password."""
-    return re.sub(r'//[^/@]*@', '//***@', video_device)
+    """Return the name of a source as it may be shown: without user names and passwords.
+
+    A password may hold '/' and '@' though it should not, and pipelines and queries have names of their own for it.
+    """
+    without_login = re.sub(r'//\S*@', '//***@', video_device)
+    return re.sub(SECRETS, r'\1=***', without_login)
 
 
 def video_length(video_device: str) -> tuple[float, float]:
@@ -510,5 +518,5 @@ SCHEMES: dict[str, Callable[[str, Request], Source]] = {
 def by_scheme(scheme: str, url: str, request: Request) -> Source:
     """Make the source for a URL."""
     if scheme not in SCHEMES:
-        raise SourceError(f'video_device {url!r} has the scheme {scheme!r}, expected one of {list(SCHEMES)}')
+        raise SourceError(f'video_device {masked(url)!r} has the scheme {scheme!r}, expected one of {list(SCHEMES)}')
     return SCHEMES[scheme](url, request)

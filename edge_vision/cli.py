@@ -28,6 +28,7 @@ COMMANDS = {
     'demo': Command('demo.command', 'run the whole pipeline on a simulated line or a source, and report'),
     'detect': Command('detect', 'detect objects in images'),
     'bench': Command('bench', 'measure the frame path on this machine'),
+    'cloud-sink': Command('cloud_sink', 'take events and pictures from a broker, each once, and report'),
 }
 NODES = {
     'camera_node': 'publish frames of a camera, stream, file or the simulator',
@@ -115,6 +116,7 @@ def _command(name: str) -> Callable[[], int]:
 demo = _command('demo')
 detect = _command('detect')
 bench = _command('bench')
+cloud_sink = _command('cloud-sink')
 camera_node = _command('camera_node')
 detector_node = _command('detector_node')
 decision_node = _command('decision_node')

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
+import os
 import random
+import re
 import select
 import socket
 import ssl
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,9 +24,12 @@ import paho.mqtt.client as paho
 from .errors import ConfigurationError, SpoolError
 from .events import Event, EventError, topic_segment
 from .evidence import shrink
+from .pacing import ORDERS, RateLimit, SendQueue, Window
 from .spool import Spool, StoredEvent
 
 PROTOCOLS = ('5', '3.1.1')
+USERNAME_VARIABLE = 'EDGE_VISION_MQTT_USERNAME'
+PASSWORD_VARIABLE = 'EDGE_VISION_MQTT_PASSWORD'  # noqa: S105  the name of a variable
 
 _log = logging.getLogger(__name__)
 
@@ -34,16 +38,22 @@ _FIRST_RETRY, _LAST_RETRY = 0.2, 30.0  # s
 _STABLE_AFTER = 5.0  # s; a connection that lasted this long starts the back-off anew
 _HOUSEKEEPING = 1.0  # s between looks at keep-alive and clocks while nothing happens
 _PACKET_OVERHEAD = 64  # bytes of a PUBLISH packet beyond topic and payload, with room to spare
+_SMALLEST_PICTURE = 1024  # bytes; less shows nothing
+_PATIENCE = 3  # connections lost over one picture before it is made smaller
 
+_ACCEPTED = 0x00
+_REFUSED = 0x80  # reasons from here on are refusals
 _UNSUPPORTED_VERSION = 0x84
+_TOO_LARGE = 0x95
+_BAD_FORMAT = 0x99
 _REASONS = {
     0x80: 'unspecified error',
     0x83: 'refused for a reason of its own',
     0x85: 'client id not allowed; set another client.id',
-    0x86: 'bad user name or password; check client.credentials_file',
-    0x87: "not authorised; check client.credentials_file and the broker's access list",
+    0x86: 'bad user name or password; check client.credentials_file or the environment',
+    0x87: "not authorised; check client.credentials_file or the environment, and the broker's access list",
     0x88: 'server unavailable',
-    0x89: 'server busy',
+    0x89: 'server busy; tried again later',
     0x8A: 'this client is banned',
     0x8B: 'server shutting down',
     0x8D: 'keep-alive timeout',
@@ -52,11 +62,19 @@ _REASONS = {
     0x93: 'too many messages in flight',
     0x95: 'packet too large; lower max_payload_bytes',
     0x96: 'message rate too high; set max_events_per_second',
-    0x97: 'quota exceeded',
+    0x97: 'quota exceeded; check what the broker allows, or set max_events_per_second',
     0x98: 'administrative action',
     0x99: 'payload format invalid',
+    0x9C: 'use another server',
+    0x9D: 'server moved',
     0x9F: 'connection rate exceeded',
 }
+# Numbers of OpenSSL: not valid yet, expired, another host name, another address.
+_TLS_REMEDIES = {
+    **dict.fromkeys((9, 10), "check it and this machine's clock"),
+    **dict.fromkeys((62, 64), 'set broker.host to a name that is in it'),
+}
+_TLS_ALERT = re.compile(r'failed to receive on socket: \[SSL: \w+\] (.*?)(?: \(_ssl.*)?$')
 _V3_REASONS = {1: _UNSUPPORTED_VERSION, 2: 0x85, 3: 0x88, 4: 0x86, 5: 0x87}
 
 
@@ -129,12 +147,15 @@ class BrokerSettings:
         tls: How the connection is protected.
         allow_insecure: Allows a connection without TLS to another machine.
         client_id: '' makes one from the device id.
-        credentials_file: First line user name, second line password; '' connects without.
+        credentials_file: First line user name, second line password; '' takes them from the environment
+            (`USERNAME_VARIABLE`, `PASSWORD_VARIABLE`), or connects without.
         keep_alive: Seconds of silence after which a dead connection is noticed.
         topic_prefix: First levels of all topics.
         device_id: Name of this device.
         protocol: '5', '3.1.1', or 'auto' for 5 with 3.1.1 where the broker does not speak it.
         max_in_flight: Messages sent and not yet acknowledged, at most.
+        order: 'oldest_first', or 'stops_first' for events that begin a stop before all others, the newest of
+            them first.
         max_payload_bytes: Largest picture to send; larger ones are made smaller first.
         max_events_per_second: Rate limit; 0 is none.
         max_bytes_per_second: Rate limit over all topics and payloads; 0 is none.
@@ -158,6 +179,7 @@ class BrokerSettings:
     max_payload_bytes: int = 128 * 1024
     max_events_per_second: float = 0.0
     max_bytes_per_second: float = 0.0
+    order: str = 'oldest_first'
 
     def __post_init__(self) -> None:
         """Check all of it, files included."""
@@ -166,6 +188,9 @@ class BrokerSettings:
             raise ConfigurationError(msg)
         if self.protocol not in ('auto', *PROTOCOLS):
             msg = f'protocol is {self.protocol!r}, expected one of {["auto", *PROTOCOLS]}'
+            raise ConfigurationError(msg)
+        if self.order not in ORDERS:
+            msg = f'delivery.order is {self.order!r}, expected one of {list(ORDERS)}'
             raise ConfigurationError(msg)
         for name, low, high in (
             ('port', 1, 65535),
@@ -207,14 +232,14 @@ class BrokerSettings:
             return self.host == 'localhost'
 
     def credentials(self) -> tuple[str, str | None] | None:
-        """Read user name and password; the password is None where the file has one line.
+        """Read user name and password; the password is None where only a user name is given.
 
         Raises:
-            ConfigurationError: The file cannot be read or holds no user name.
+            ConfigurationError: The file cannot be read or holds no user name, or the environment has only a password.
 
         """
         if not self.credentials_file:
-            return None
+            return _environment_credentials()
         try:
             lines = Path(self.credentials_file).expanduser().read_text(encoding='utf-8').splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -230,6 +255,16 @@ class BrokerSettings:
         return lines[0], lines[1] if len(lines) > 1 else None
 
 
+def _environment_credentials() -> tuple[str, str | None] | None:
+    name, password = os.environ.get(USERNAME_VARIABLE), os.environ.get(PASSWORD_VARIABLE)
+    if name:
+        return name, password
+    if password:
+        msg = f'{PASSWORD_VARIABLE} is set and {USERNAME_VARIABLE} is not; set both, or client.credentials_file'
+        raise ConfigurationError(msg)
+    return None
+
+
 class SenderState(NamedTuple):
     """What the sender has done and how it fares.
 
@@ -242,6 +277,8 @@ class SenderState(NamedTuple):
         resent: Events sent again because a connection broke before their acknowledgement.
         bytes_sent: Bytes of all topics and payloads sent, those sent again included.
         connects: Connections made.
+        held_back: Events that the broker refuses for good; they wait and are tried once per connection.
+        pictures_refused: Pictures that the broker refused and that were made smaller or left out.
 
     """
 
@@ -253,6 +290,8 @@ class SenderState(NamedTuple):
     resent: int
     bytes_sent: int
     connects: int
+    held_back: int
+    pictures_refused: int
 
 
 class Sender:
@@ -290,13 +329,18 @@ class Sender:
         self._closing = threading.Event()
         self._deadline = float('inf')
         self._connection: _Connection | None = None
+        self._queue = self._new_queue()
+        self._retry = _FIRST_RETRY
         self._last_error = self._logged_error = ''
         self._refused = False
         self._delivered: dict[int, None] = {}  # acknowledged and not yet deleted, in order
         self._interrupted: set[int] = set()
-        self._events_sent = self._resent = self._bytes_sent = self._connects = 0
-        self._event_rate = _RateLimit(settings.max_events_per_second)
-        self._byte_rate = _RateLimit(settings.max_bytes_per_second)
+        self._held_back: dict[int, str] = {}  # place in the spool -> what is wrong
+        self._largest_picture = settings.max_payload_bytes
+        self._suspect = (0, 0)  # a place in the spool, and how many connections its picture may have cost
+        self._events_sent = self._resent = self._bytes_sent = self._connects = self._pictures_refused = 0
+        self._event_rate = RateLimit(settings.max_events_per_second)
+        self._byte_rate = RateLimit(settings.max_bytes_per_second)
 
     @property
     def state(self) -> SenderState:
@@ -312,6 +356,8 @@ class Sender:
             resent=self._resent,
             bytes_sent=self._bytes_sent,
             connects=self._connects,
+            held_back=len(self._held_back),
+            pictures_refused=self._pictures_refused,
         )
 
     def start(self) -> None:
@@ -349,13 +395,13 @@ class Sender:
             self._wake_writer.send(b'.')
 
     def _run(self) -> None:
-        retry = _FIRST_RETRY
         while True:
             lasted = self._attempt()
-            retry = _FIRST_RETRY if lasted > _STABLE_AFTER else retry
-            if self._closing.wait(retry * random.uniform(0.5, 1.0)):  # noqa: S311  jitter
+            if lasted > _STABLE_AFTER:
+                self._retry = _FIRST_RETRY
+            if self._closing.wait(self._retry * random.uniform(0.5, 1.0)):  # noqa: S311  jitter
                 return
-            retry = min(2 * retry, _LAST_RETRY)
+            self._retry = min(2 * self._retry, _LAST_RETRY)
 
     def _attempt(self) -> float:
         """Connect and send until that fails; return how many seconds the connection lasted."""
@@ -375,6 +421,7 @@ class Sender:
     def _connection_made(self) -> Iterator[_Connection]:
         connection = self._connection = self._connect()
         self._connects += 1
+        self._held_back.clear()
         if not self._refused:
             self._last_error = self._logged_error = ''
         self._connected.set()
@@ -397,12 +444,15 @@ class Sender:
                 return _Connection(self._settings, protocol, self._wake_reader)
         return _Connection(self._settings, last, self._wake_reader)
 
+    def _new_queue(self) -> SendQueue:
+        return SendQueue(self._spool, self._news, self._settings.max_in_flight, self._settings.order)
+
     def _serve(self, connection: _Connection) -> None:
         self._publish(connection, self._topics.available, b'online', retain=True)
-        queue = _Queue(self._spool, self._news, self._settings.max_in_flight)
+        self._queue = self._new_queue()
         next_stats = time.monotonic() + self._stats_period
-        while not self._finished(connection, queue):
-            wait = self._send_due(connection, queue)
+        while not self._finished(connection):
+            wait = self._send_due(connection)
             if connection.has_room and time.monotonic() >= next_stats:
                 next_stats += self._stats_period
                 self._publish_stats(connection)
@@ -410,44 +460,112 @@ class Sender:
             self._settle(connection)
         self._say_goodbye(connection)
 
-    def _finished(self, connection: _Connection, queue: _Queue) -> bool:
+    def _finished(self, connection: _Connection) -> bool:
         if not self._closing.is_set():
             return False
-        return time.monotonic() >= self._deadline or (connection.in_flight == 0 and queue.peek() is None)
+        return time.monotonic() >= self._deadline or (connection.in_flight == 0 and self._queue.peek() is None)
 
-    def _send_due(self, connection: _Connection, queue: _Queue) -> float:
+    def _send_due(self, connection: _Connection) -> float:
         """Send what window and rate limits allow; return the seconds until more may go."""
-        while connection.has_room and (stored := queue.peek()) is not None:
+        while connection.has_room and (stored := self._queue.peek()) is not None:
             wait = max(self._event_rate.wait(), self._byte_rate.wait())
             if wait > 0.0:
                 return wait
-            queue.pop()
+            self._queue.pop()
             if stored.seq not in self._delivered:
                 self._send(connection, stored)
+        if connection.in_flight == 0:
+            connection.window.restart()
         return _HOUSEKEEPING  # an acknowledgement or the wake-up call comes before
 
     def _send(self, connection: _Connection, stored: StoredEvent) -> None:
         """Send a picture and then its event, so that whoever reads the event finds the picture."""
-        topic = self._topics.evidence(stored.id)
-        event, picture = _fitted(stored, topic, min(self._settings.max_payload_bytes, connection.room_for(topic)))
-        messages = [(self._topics.events, event.encode())]
-        if picture:
-            messages.insert(0, (topic, picture))
         self._event_rate.spend(1)
         self._resent += stored.seq in self._interrupted
-        connection.expect(stored.seq, len(messages))
-        for name, payload in messages:
-            while not connection.has_room:
-                connection.poll(_HOUSEKEEPING)
-            self._publish(connection, name, payload, stored.seq)
+        connection.expect(stored.seq)
+        event = self._send_picture(connection, stored).encode()
+        topic = self._topics.events
+        if len(event) > connection.room_for(topic):
+            connection.refuse(stored.seq, _TOO_LARGE)
+            return
+        self._await(connection, lambda: connection.has_room)
+        self._publish(connection, topic, event, stored.seq)
+
+    def _send_picture(self, connection: _Connection, stored: StoredEvent) -> str:
+        """Send a picture, made as small as the broker wants it; return the event that tells the truth about it.
+
+        Only where the broker has taken none of this size yet is its answer waited for: an event that has gone cannot
+        be changed any more.
+        """
+        topic = self._topics.evidence(stored.id)
+        while True:
+            limit = min(self._largest_picture, connection.room_for(topic))
+            event, picture = _fitted(stored, topic, limit if limit >= _SMALLEST_PICTURE else 0)
+            if not picture:
+                return event
+            mid = self._publish(connection, topic, picture, stored.seq, is_picture=True)
+            if len(picture) <= connection.largest_taken:
+                return event
+            answer = self._answer(connection, stored.seq, mid, len(picture))
+            if answer < _REFUSED:
+                return event
+            if answer == _BAD_FORMAT:
+                self._pictures_refused += 1
+                return _without_picture(stored, f'the broker refused it: {_reason(answer)}')
+            if answer != _TOO_LARGE:
+                raise _MessageRefusedError(connection.refusal_of(topic, answer))
+            self._make_smaller(len(picture))
+
+    def _answer(self, connection: _Connection, seq: int, mid: int, size: int) -> int:
+        """Wait for the answer to a picture, and suspect the picture where the connection is lost meanwhile."""
+        connection.ask_for(mid)
+        try:
+            self._await(connection, lambda: connection.answer(mid) is not None)
+        except _BrokerError as error:
+            lost = self._suspect[1] + 1 if self._suspect[0] == seq else 1
+            # What MQTT does not allow is how mosquitto answers a message above its message_size_limit.
+            said_so = connection.goodbye == _TOO_LARGE or isinstance(error, _OddAnswerError)
+            if said_so or lost >= _PATIENCE:
+                self._make_smaller(size)
+                lost = 0
+            self._suspect = (seq, lost)
+            raise
+        return connection.answer(mid) or _ACCEPTED
+
+    def _make_smaller(self, refused: int) -> None:
+        self._pictures_refused += 1
+        self._largest_picture = refused // 2
+        self._retry = _FIRST_RETRY
+        _log.warning('mqtt: the broker takes no picture of %d bytes; they are made smaller from now on', refused)
+
+    def _await(self, connection: _Connection, condition: Callable[[], bool]) -> None:
+        """Wait until something is so.
+
+        Raises:
+            _BrokerError: The connection is lost, or there is no more time.
+
+        """
+        while not condition():
+            if time.monotonic() >= self._deadline:
+                msg = 'closed before the broker has answered'
+                raise _BrokerError(msg)
+            connection.poll(min(_HOUSEKEEPING, max(0.0, self._deadline - time.monotonic())))
+            self._settle(connection)
 
     def _publish(
-        self, connection: _Connection, topic: str, payload: bytes, seq: int | None = None, *, retain: bool = False
-    ) -> None:
+        self,
+        connection: _Connection,
+        topic: str,
+        payload: bytes,
+        seq: int | None = None,
+        *,
+        retain: bool = False,
+        is_picture: bool = False,
+    ) -> int:
         size = len(topic.encode()) + len(payload)
         self._byte_rate.spend(size)
         self._bytes_sent += size
-        connection.publish(topic, payload, seq, retain=retain)
+        return connection.publish(topic, payload, seq, retain=retain, is_picture=is_picture)
 
     def _publish_stats(self, connection: _Connection) -> None:
         if self._stats is None:
@@ -468,6 +586,7 @@ class Sender:
         if self._delivered:
             try:
                 self._spool.acknowledge(self._delivered)
+                self._queue.forget(self._delivered)
                 self._delivered.clear()
             except SpoolError as error:  # tried again next time; until then they are remembered and not sent again
                 self._note(str(error))
@@ -478,7 +597,10 @@ class Sender:
             self._events_sent += len(arrived)
             self._interrupted.difference_update(arrived)
             self._delivered.update(dict.fromkeys(arrived))
-            self._refused, self._last_error = False, ''
+            self._refused, self._last_error = False, next(iter(self._held_back.values()), '')
+        for seq, refusal in connection.take_refused():
+            self._held_back[seq] = refusal
+            self._note(refusal)
 
     def _drain(self, connection: _Connection, deadline: float) -> None:
         while connection.in_flight and time.monotonic() < deadline:
@@ -504,60 +626,20 @@ class _MessageRefusedError(_BrokerError):
     """The broker does not take an event or its picture."""
 
 
+class _OddAnswerError(_BrokerError):
+    """The broker answers with something that MQTT does not allow."""
+
+
 class _NoAnswerError(_BrokerError):
     """Something listens, but it does not speak this version of MQTT."""
 
 
-class _Queue:
-    """What the spool holds, read page by page, each event once."""
+class _Sent(NamedTuple):
+    """A message on its way: of which event, how large its picture is (0: it is none), and since when."""
 
-    def __init__(self, spool: Spool, news: threading.Event, page: int) -> None:
-        self._spool = spool
-        self._news = news
-        self._page = page
-        self._ahead: deque[StoredEvent] = deque()
-        self._last = 0
-        news.set()
-
-    def peek(self) -> StoredEvent | None:
-        """Look at the next event without taking it."""
-        if not self._ahead and self._news.is_set():
-            self._news.clear()
-            self._ahead.extend(self._spool.pending(self._last, self._page))
-            if len(self._ahead) == self._page:
-                self._news.set()
-        return self._ahead[0] if self._ahead else None
-
-    def pop(self) -> None:
-        """Take the event that `peek` showed."""
-        self._last = self._ahead.popleft().seq
-
-
-class _RateLimit:
-    """Lets through so much per second, with a burst of one second.
-
-    Args:
-        per_second: 0 sets no limit.
-
-    """
-
-    def __init__(self, per_second: float) -> None:
-        self._rate = per_second
-        self._level = per_second
-        self._updated = time.monotonic()
-
-    def wait(self) -> float:
-        """Seconds until something may go."""
-        if not self._rate:
-            return 0.0
-        now = time.monotonic()
-        self._level = min(self._rate, self._level + (now - self._updated) * self._rate)
-        self._updated = now
-        return 0.0 if self._level > 0.0 else (1e-3 - self._level) / self._rate
-
-    def spend(self, amount: float) -> None:
-        """Count what went; what is larger than the rest is paid for by waiting afterwards."""
-        self._level -= amount
+    seq: int | None
+    picture: int
+    at: float
 
 
 class _Connection:
@@ -582,13 +664,17 @@ class _Connection:
         self.refusal = ''
         self._settings = settings
         self._wake = wake
+        self.goodbye = 0  # why the broker has ended the connection; 0: it did not say
+        self.largest_taken = 0  # bytes of the largest picture that the broker has taken
         self._answer: int | None = None
-        self._goodbye = ''
-        self._window = settings.max_in_flight
+        self._trouble = ''
+        self.window = Window(settings.max_in_flight)
         self._maximum_packet_size = 1 << 28
-        self._in_flight: dict[int, int | None] = {}  # packet id -> place in the spool
+        self._in_flight: dict[int, _Sent] = {}  # by packet id
         self._outstanding: dict[int, int] = {}  # place in the spool -> acknowledgements still to come
+        self._asked: dict[int, int | None] = {}  # packet id -> the broker's answer
         self._arrived: list[int] = []
+        self._refused: list[tuple[int, str]] = []
         self._client = self._new_client()
         self._dial()
         self._await_answer()
@@ -606,21 +692,49 @@ class _Connection:
     @property
     def has_room(self) -> bool:
         """Whether one more message may be sent now."""
-        return len(self._in_flight) < self._window
+        return len(self._in_flight) < self.window.size
 
     def room_for(self, topic: str) -> int:
         """Largest payload that the broker takes on a topic, in bytes."""
         return self._maximum_packet_size - len(topic.encode()) - _PACKET_OVERHEAD
 
-    def expect(self, seq: int, messages: int) -> None:
-        """Count an event as arrived after so many acknowledgements."""
-        self._outstanding[seq] = messages
+    def expect(self, seq: int) -> None:
+        """Count an event as arrived once it and its pictures are acknowledged."""
+        self._outstanding[seq] = 1
 
-    def publish(self, topic: str, payload: bytes, seq: int | None, *, retain: bool = False) -> None:
-        """Send a message; with ``seq`` it is one of those that `expect` announced."""
+    def publish(
+        self, topic: str, payload: bytes, seq: int | None, *, retain: bool = False, is_picture: bool = False
+    ) -> int:
+        """Send a message and return its packet id; with ``seq`` it belongs to an event that `expect` announced."""
+        sent = _Sent(seq, len(payload) if is_picture else 0, time.monotonic())
         info = self._client.publish(topic, payload, qos=1, retain=retain)
         self._check(info.rc)
-        self._in_flight[info.mid] = seq
+        self._in_flight[info.mid] = sent
+        if seq is not None and is_picture:
+            self._outstanding[seq] += 1
+        return info.mid
+
+    def ask_for(self, mid: int) -> None:
+        """Have the answer to a message kept for `answer` instead of acting on it."""
+        self._asked[mid] = None
+
+    def answer(self, mid: int) -> int | None:
+        """Return the reason code that the broker answered with; None while it has not."""
+        return self._asked[mid]
+
+    def refuse(self, seq: int, code: int) -> None:
+        """Give an event up for this connection."""
+        self._outstanding.pop(seq, None)
+        self._refused.append((seq, f'{self.refusal_of("an event", code)}; it waits for the next connection'))
+
+    def refusal_of(self, what: str, code: int) -> str:
+        """Describe a message that the broker does not take."""
+        return str(self._error(f'it refuses {what}: {_reason(code)}'))
+
+    def take_refused(self) -> list[tuple[int, str]]:
+        """Take the places in the spool of all that was given up since the last call, with the reason."""
+        refused, self._refused = self._refused, []
+        return refused
 
     def take_arrived(self) -> list[int]:
         """Take the places in the spool of all that has arrived since the last call."""
@@ -644,10 +758,16 @@ class _Connection:
             with suppress(BlockingIOError):
                 self._wake.recv(4096)
         if decrypted or ready.get(connection.fileno(), 0) & ~select.POLLOUT:
-            self._check(self._client.loop_read())
+            self._check(self._read())
         if self._client.want_write():
             self._check(self._client.loop_write())
         self._check(self._client.loop_misc())
+
+    def _read(self) -> int:
+        try:
+            return self._client.loop_read()
+        except (AssertionError, LookupError, ValueError):  # older versions of the library, at a reason out of place
+            return paho.MQTT_ERR_PROTOCOL
 
     def disconnect(self) -> None:
         """Take leave, so that the broker does not send the last will."""
@@ -674,6 +794,7 @@ class _Connection:
         client.max_inflight_messages_set(0)  # the window is ours: nothing may wait inside the library
         client.will_set(settings.topics.available, b'offline', qos=1, retain=True)
         client.on_connect = self._on_connect
+        client.on_log = self._on_log
         client.on_publish = self._on_publish
         client.on_disconnect = self._on_disconnect
         credentials = settings.credentials()
@@ -689,8 +810,8 @@ class _Connection:
         try:
             self._client.connect(settings.host, settings.port, settings.keep_alive, **start)
         except ssl.SSLCertVerificationError as error:
-            reason = f'TLS: its certificate is not trusted: {error.verify_message}; check broker.tls.ca_file'
-            raise self._error(reason) from error
+            remedy = _TLS_REMEDIES.get(error.verify_code, 'check broker.tls.ca_certificate')
+            raise self._error(f'TLS: its certificate is not trusted: {error.verify_message}; {remedy}') from error
         except ssl.SSLError as error:
             raise self._error(f'TLS fails: {error.reason or error}') from error
         except socket.gaierror as error:
@@ -707,22 +828,35 @@ class _Connection:
         with suppress(_BrokerError):  # a refusal ends the connection too
             while self._answer is None and time.monotonic() < deadline:
                 self.poll(0.1)
-        if self._answer == 0:
+        self._client.on_log = None  # which costs time
+        if self._answer == _ACCEPTED:
             return
+        closed = self._client.socket() is None
         self.close()
+        if self._trouble:
+            raise self._error(f'TLS: it refuses this client: {self._trouble}; check broker.tls.client_certificate')
         if self._answer in {None, _UNSUPPORTED_VERSION}:
-            raise _NoAnswerError(str(self._error(f'it does not answer as a broker of MQTT {self.protocol} does')))
+            hint = ', but closes the connection; it may have no room for one more' if closed else ''
+            hint += ', or want TLS' if closed and not self._settings.uses_tls else ''
+            raise _NoAnswerError(str(self._error(f'it does not answer as a broker of MQTT {self.protocol} does{hint}')))
         raise self._error(f'it refuses the connection: {_reason(self._answer)}')
 
     def _socket(self) -> socket.socket:
         connection = self._client.socket()
         if connection is None:
-            raise self._error(self._goodbye or 'the connection is lost')
+            raise self._error(self._farewell or 'the connection is lost')
         return connection  # type: ignore[return-value]  # only another kind with web sockets
 
     def _check(self, code: int) -> None:
+        if code == paho.MQTT_ERR_PROTOCOL and self._answer == _ACCEPTED and not self.goodbye:
+            msg = 'it answers with what MQTT does not allow, as some do to a message that is too large for them'
+            raise _OddAnswerError(str(self._error(msg)))
         if code != paho.MQTT_ERR_SUCCESS:
-            raise self._error(self._goodbye or f'the connection is lost: {paho.error_string(code)}')
+            raise self._error(self._farewell or f'the connection is lost: {paho.error_string(code)}')
+
+    @property
+    def _farewell(self) -> str:
+        return f'it ends the connection: {_reason(self.goodbye)}' if self.goodbye else ''
 
     def _error(self, reason: str) -> _BrokerError:
         return _BrokerError(f'broker {self._settings.host}:{self._settings.port}: {reason}')
@@ -730,29 +864,43 @@ class _Connection:
     def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, reason: Any, properties: Any = None) -> None:
         code = getattr(reason, 'value', reason)
         self._answer = _V3_REASONS.get(code, code)
-        self._window = min(self._window, getattr(properties, 'ReceiveMaximum', self._window))
+        self.window = Window(min(self._settings.max_in_flight, getattr(properties, 'ReceiveMaximum', 65535)))
         self._maximum_packet_size = getattr(properties, 'MaximumPacketSize', self._maximum_packet_size)
 
     def _on_publish(self, _client: Any, _userdata: Any, mid: int, reason: Any = None, _properties: Any = None) -> None:
-        code = getattr(reason, 'value', 0)
-        seq = self._in_flight.pop(mid)
-        if code >= 0x80:
-            refusal = str(self._error(f'it refuses a message: {_reason(code)}'))
-            if seq is None:  # availability and statistics are worth a line, not the connection
-                _log.warning('mqtt: %s', refusal)
-            else:
-                self.refusal = refusal
-        elif seq is not None:
-            self._outstanding[seq] -= 1
-            if self._outstanding[seq] == 0:
-                del self._outstanding[seq]
-                self._arrived.append(seq)
+        code = getattr(reason, 'value', _ACCEPTED)
+        used = len(self._in_flight)
+        sent = self._in_flight.pop(mid)
+        self.window.acknowledged(sent.at, time.monotonic(), used)
+        asked = mid in self._asked
+        if asked:
+            self._asked[mid] = code
+        if asked or code < _REFUSED:
+            self._count(sent, taken=code < _REFUSED)
+        elif sent.seq is None:  # availability and statistics are worth a line, not the connection
+            _log.warning('mqtt: %s', self.refusal_of('a message', code))
+        elif code in {_TOO_LARGE, _BAD_FORMAT} and not sent.picture:
+            self.refuse(sent.seq, code)
+        else:
+            self.refusal = self.refusal_of('a message', code)
+
+    def _count(self, sent: _Sent, *, taken: bool) -> None:
+        if taken:
+            self.largest_taken = max(self.largest_taken, sent.picture)
+        if sent.seq in self._outstanding:
+            self._outstanding[sent.seq] -= 1
+            if self._outstanding[sent.seq] == 0:
+                del self._outstanding[sent.seq]
+                self._arrived.append(sent.seq)
 
     def _on_disconnect(self, _client: Any, _userdata: Any, *details: Any) -> None:
         codes = [getattr(detail, 'value', 0) for detail in details]
-        known = [code for code in codes if code in _REASONS and code != 0x80]
-        if known:
-            self._goodbye = f'it ends the connection: {_reason(known[0])}'
+        self.goodbye = next((code for code in codes if code in _REASONS and code != _REFUSED), 0)
+
+    def _on_log(self, _client: Any, _userdata: Any, _level: int, text: str) -> None:
+        """Keep what TLS says of a refusal that comes after the handshake: the library only logs it."""
+        alert = _TLS_ALERT.search(text)
+        self._trouble = self._trouble or (alert[1] if alert else '')
 
 
 def _reason(code: int) -> str:
@@ -763,7 +911,7 @@ def _fitted(stored: StoredEvent, topic: str, limit: int) -> tuple[str, bytes | N
     """Make the picture fit and the event tell the truth about it."""
     picture = stored.picture
     if picture and len(picture) > limit:
-        picture = shrink(picture, limit)
+        picture = shrink(picture, limit) if limit else None
     if picture is stored.picture and (not picture or f'"topic":"{topic}"' in stored.event):
         return stored.event, picture
     try:
@@ -772,6 +920,13 @@ def _fitted(stored: StoredEvent, topic: str, limit: int) -> tuple[str, bytes | N
         return stored.event, picture
     event = event.with_picture(picture, topic) if picture else event.without_picture('it could not be made to fit')
     return event.to_json(), picture
+
+
+def _without_picture(stored: StoredEvent, reason: str) -> str:
+    try:
+        return Event.from_json(stored.event).without_picture(reason).to_json()
+    except EventError:  # damaged on disk
+        return stored.event
 
 
 def _no_password() -> str:

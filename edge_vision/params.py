@@ -287,5 +287,24 @@ class BridgeParams:
     max_bytes_per_second: float = param(
         0.0, 'Most bytes sent per second; 0: no limit', bounds=(0.0, 1e12), read_only=True
     )
+    delivery_order: str = param(
+        'oldest_first',
+        'What is sent first after an outage; stops_first: the newest stop, the other stops, then the rest',
+        name='delivery.order',
+        one_of=('oldest_first', 'stops_first'),
+        read_only=True,
+    )
+    image_topics: tuple[str, ...] = param(
+        ('image_raw',),
+        "Topics of sensor_msgs/Image that evidence is taken from, one per camera, each beside the camera's detections",
+        read_only=True,
+    )
     jpeg_quality: int = param(85, 'Quality of evidence pictures', bounds=(1, 100), read_only=True)
     crop_margin: float = param(0.25, 'Margin around a crop, as a share of the box', bounds=(0.0, 10.0), read_only=True)
+    blur_outside: bool = param(False, 'Blur everything outside the flagged boxes in evidence pictures', read_only=True)
+    price_per_gb: float = param(
+        0.05,
+        'Price of moving 10⁹ bytes to a cloud, $, for the estimate in the statistics',
+        bounds=(0.0, 1e6),
+        read_only=True,
+    )

@@ -9,14 +9,16 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from .errors import ConfigurationError, SpoolError
 from .events import Event, EventError
+from .rescue import rescued
 
 DATABASE = 'spool.db'
 
@@ -39,13 +41,22 @@ CREATE TABLE delivered (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE);
 PRAGMA user_version = {_FORMAT};
 COMMIT;
 """
+# As `Event.to_json` writes it; inside of a text the quotes would be escaped.
+_IS_NEW_STOP = """instr(event, '"action":"stop"') AND instr(event, '"phase":"new"')"""
+# An index alone is no new format: it is added to older files, and older versions keep it up to date.
+_STOPS = f'CREATE INDEX IF NOT EXISTS new_stops ON events (seq) WHERE {_IS_NEW_STOP}'
 
 _REMEMBERED = 10_000
+_EXPIRED_AT_ONCE = 100  # so that appending never waits long
+_RESCUED_AT_ONCE = 64
+_DAMAGED_KEPT = 3
+_PARTS = ('', '-wal', '-shm')  # files of one database
 _ROW_BYTES = 160  # what a row costs beyond its texts: keys, three index entries, page headers
 _SIZE = f'{_ROW_BYTES} + length(CAST(event AS BLOB)) + coalesce(length(picture), 0)'
 _CLOCK_NOT_SET_NS = 1_600_000_000 * 10**9  # a device without a battery starts in 1970
 _REPORT_PERIOD = 60.0  # s
 _DISK_TROUBLE = ('unable to open', 'disk I/O error', 'is full', 'readonly', 'locked')  # not the file's fault
+_DAMAGE = ('malformed', 'not a database')
 
 
 class StoredEvent(NamedTuple):
@@ -100,6 +111,9 @@ class Spool:
     A full spool gives up in this order, the oldest first in each step: pictures of `flag` events,
     other pictures, `flag` events, other events. Nothing else is ever dropped but what is too old.
 
+    A database that is damaged, at the start or while it is used, is set aside as ``spool.damaged-<time>.db`` (the
+    newest three are kept); a new one is started with every event that can still be read and checked.
+
     One thread or several may append while another reads and acknowledges. One process at a time
     may open a directory.
 
@@ -141,6 +155,8 @@ class Spool:
         self._total = _Tally()
         self._reported = (0.0, Dropped())
         self._listener: Callable[[], None] | None = None
+        self._damaged = False
+        self._set_aside = ''
 
     def __enter__(self) -> Spool:  # noqa: PYI034  typing.Self needs Python 3.11
         self.open()
@@ -168,10 +184,7 @@ class Spool:
     def close(self) -> None:
         """Close the database; what waits in it stays. Harmless when it is closed already."""
         with self._write_lock, self._read_lock:
-            for connection in (self._reader, self._writer):
-                if connection is not None:
-                    connection.close()
-            self._reader = self._writer = None
+            self._disconnect()
             if self._lock_file is not None:
                 self._lock_file.close()
                 self._lock_file = None
@@ -200,6 +213,7 @@ class Spool:
             EventError: An event cannot be written as JSON.
 
         """
+        self._mend()
         now_ns = self._clock()
         rows = [(e.id, int(e.action != 'flag'), now_ns, e.to_json(), picture) for e, picture in events]
         with self._write_lock, self._transaction(self._writer, 'write to the spool') as (connection, tally):
@@ -213,22 +227,22 @@ class Spool:
             self._listener()
         return stored
 
-    def pending(self, after: int = 0, limit: int = 64) -> list[StoredEvent]:
+    def pending(self, after: int = 0, limit: int = 64, *, urgent: bool = False) -> list[StoredEvent]:
         """Read waiting events in the order in which they came.
 
         Args:
             after: Only those behind this place in the queue.
             limit: At most so many.
+            urgent: Only events that begin a stop, the newest first.
 
         Raises:
             SpoolError: The database cannot be read.
 
         """
-        query = """
-            SELECT seq, id, event, picture FROM events LEFT JOIN pictures USING (seq)
-            WHERE seq > ? ORDER BY seq LIMIT ?
-        """
-        with self._read_lock, _as_spool_error('read the spool'):
+        self._mend()
+        which = f'{_IS_NEW_STOP} AND seq > ? ORDER BY seq DESC' if urgent else 'seq > ? ORDER BY seq'
+        query = f'SELECT seq, id, event, picture FROM events LEFT JOIN pictures USING (seq) WHERE {which} LIMIT ?'  # noqa: S608
+        with self._read_lock, self._noting_damage(), _as_spool_error('read the spool'):
             return [StoredEvent(*row) for row in _opened(self._reader).execute(query, (after, limit))]
 
     def acknowledge(self, seqs: Iterable[int]) -> None:
@@ -240,14 +254,31 @@ class Spool:
             SpoolError: The database cannot be written.
 
         """
-        transaction = self._transaction(self._reader, 'delete from the spool')
-        with self._write_lock, self._read_lock, transaction as (connection, tally):
+        self._mend()
+        with self._deleting() as (connection, tally):
             for seq in seqs:
                 connection.execute('INSERT OR IGNORE INTO delivered SELECT seq, id FROM events WHERE seq = ?', (seq,))
                 _delete(connection, seq, tally)
             connection.execute(
                 'DELETE FROM delivered WHERE seq <= (SELECT max(seq) FROM delivered) - ?', (_REMEMBERED,)
             )
+
+    def expire(self) -> None:
+        """Give up what is too old, as each append does, while nothing is appended.
+
+        Raises:
+            SpoolError: The database cannot be written.
+
+        """
+        if not self._max_age_ns:
+            return
+        now_ns, expired = self._clock(), _EXPIRED_AT_ONCE
+        while expired == _EXPIRED_AT_ONCE:
+            self._mend()
+            with self._deleting() as (connection, tally):
+                self._expire(connection, now_ns, tally)
+            expired = tally.expired
+        self._report()
 
     def listen(self, callback: Callable[[], None]) -> None:
         """Have ``callback`` called after each append, in the thread that appended."""
@@ -269,6 +300,11 @@ class Spool:
         return Dropped(self._total.events, self._total.pictures, self._total.expired)
 
     @property
+    def set_aside(self) -> str:
+        """The damaged database that was set aside last, since this was made; '' where none was."""
+        return self._set_aside
+
+    @property
     def oldest_age(self) -> float:
         """Seconds since the oldest waiting event was stored; 0 where none waits.
 
@@ -276,7 +312,7 @@ class Spool:
             SpoolError: The database cannot be read.
 
         """
-        with self._read_lock, _as_spool_error('read the spool'):
+        with self._read_lock, self._noting_damage(), _as_spool_error('read the spool'):
             row = _opened(self._reader).execute('SELECT stored_ns FROM events ORDER BY seq LIMIT 1').fetchone()
         return 0.0 if row is None else max(0.0, (self._clock() - row[0]) / 1e9)
 
@@ -309,8 +345,10 @@ class Spool:
         except sqlite3.DatabaseError as error:
             if any(words in str(error) for words in _DISK_TROUBLE):
                 raise
-            _set_aside(path, error)
+            damaged = _set_aside(path, error)
+            self._set_aside = damaged.name
             self._writer = _open_database(path)
+            self._take_over(damaged)
         _sync_directory(self._directory)
         # An event must be on disk before anyone is told: with FULL each commit waits for the disk, so that a power
         # cut takes nothing back. A deletion need not wait: at worst an event is sent again, under the same id.
@@ -318,6 +356,58 @@ class Spool:
         self._reader = _plain_connection(path)
         self._reader.execute('PRAGMA synchronous = NORMAL')
         self._take_stock()
+
+    def _disconnect(self) -> None:
+        for connection in (self._reader, self._writer):
+            if connection is not None:
+                connection.close()
+        self._reader = self._writer = None
+
+    def _mend(self) -> None:
+        """Open the database again where it was found damaged in use."""
+        if not self._damaged:
+            return
+        with self._write_lock, self._read_lock, _as_spool_error(f'open the spool in {str(self._directory)!r}'):
+            if self._damaged and self._lock_file is not None:
+                self._disconnect()
+                self._connect()
+                self._damaged = False
+
+    @contextmanager
+    def _noting_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except SpoolError as error:
+            self._damaged = self._damaged or any(words in str(error.__cause__) for words in _DAMAGE)
+            raise
+
+    def _take_over(self, damaged: Path) -> None:
+        """Store again what can be read of a damaged database, in the same places of the queue."""
+        connection, taken = _opened(self._writer), 0
+        try:
+            with closing(rescued(damaged)) as events:
+                while batch := list(islice(events, _RESCUED_AT_ONCE)):
+                    connection.execute('BEGIN')
+                    connection.executemany(
+                        'INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?)', [e[:5] for e in batch]
+                    )
+                    pictures = [(e.seq, e.keep, e.picture) for e in batch if e.picture]
+                    connection.executemany('INSERT OR IGNORE INTO pictures VALUES (?, ?, ?)', pictures)
+                    connection.execute('COMMIT')
+                    taken += len(batch)
+        except sqlite3.Error as error:  # a full disk, mostly: there are two databases now
+            with suppress(sqlite3.Error):
+                connection.execute('ROLLBACK')
+            _log.error('spool: not all that can be read of %s has room in the new one: %s', damaged.name, error)
+        # A reader goes on after the last place that it saw: no place of the damaged database may be used for another.
+        connection.execute("DELETE FROM sqlite_sequence WHERE name = 'events'")
+        connection.execute("INSERT INTO sqlite_sequence VALUES ('events', ?)", (self._next_place(connection),))
+        _log.warning('spool: took over %d events from %s', taken, damaged.name)
+
+    def _next_place(self, connection: sqlite3.Connection) -> int:
+        """Return a place behind all that were used: nobody ever stored a million events per second."""
+        (last,) = connection.execute('SELECT coalesce(max(seq), 0) FROM events').fetchone()
+        return max(int(last), self._clock() // 1000)
 
     def _take_stock(self) -> None:
         """Count what an earlier process left, and forgive times that a wrong clock wrote."""
@@ -336,8 +426,8 @@ class Spool:
     def _expire(self, connection: sqlite3.Connection, now_ns: int, tally: _Tally) -> None:
         if not self._max_age_ns:
             return
-        query = 'SELECT seq, stored_ns FROM events ORDER BY seq LIMIT 100'
-        for seq, stored_ns in connection.execute(query).fetchall():
+        query = 'SELECT seq, stored_ns FROM events ORDER BY seq LIMIT ?'
+        for seq, stored_ns in connection.execute(query, (_EXPIRED_AT_ONCE,)).fetchall():
             if now_ns - stored_ns <= self._max_age_ns:
                 return
             _delete(connection, seq, tally)
@@ -348,7 +438,7 @@ class Spool:
         self, connection: sqlite3.Connection | None, action: str
     ) -> Iterator[tuple[sqlite3.Connection, _Tally]]:
         tally = _Tally()
-        with _as_spool_error(f'{action} in {str(self._directory)!r}'):
+        with self._noting_damage(), _as_spool_error(f'{action} in {str(self._directory)!r}'):
             connection = _opened(connection)
             connection.execute('BEGIN IMMEDIATE')
             try:
@@ -357,8 +447,17 @@ class Spool:
             except BaseException:
                 if connection.in_transaction:  # some errors, a full disk among them, end it by themselves
                     connection.execute('ROLLBACK')
+                # Even to delete takes room in the log, so a full disk would stay full for ever: the log gives way.
+                with suppress(sqlite3.Error):
+                    connection.execute('PRAGMA wal_checkpoint(TRUNCATE)')
                 raise
         self._total = self._total + tally
+
+    @contextmanager
+    def _deleting(self) -> Iterator[tuple[sqlite3.Connection, _Tally]]:
+        transaction = self._transaction(self._reader, 'delete from the spool')
+        with self._write_lock, self._read_lock, transaction as (connection, tally):
+            yield connection, tally
 
     def _report(self) -> None:
         """Log what was given up, at once and then at most once a minute."""
@@ -445,6 +544,7 @@ def _open_database(path: Path) -> sqlite3.Connection:
         (version,) = connection.execute('PRAGMA user_version').fetchone()
         if version == 0:
             connection.executescript(_SCHEMA)
+        connection.execute(_STOPS)
     except BaseException:
         connection.close()
         raise
@@ -466,15 +566,19 @@ def _check(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(msg)
 
 
-def _set_aside(path: Path, error: Exception) -> None:
-    """Rename a damaged database and what belongs to it, so that a person can look at it."""
+def _set_aside(path: Path, error: Exception) -> Path:
+    """Rename a damaged database and what belongs to it, so that a person can look at it; return its new name."""
     stamp = datetime.now(timezone.utc).strftime('%Y%m%dT%H%M%S.%fZ')
     damaged = path.with_name(f'{path.stem}.damaged-{stamp}{path.suffix}')
-    for suffix in ('', '-wal', '-shm'):
+    for suffix in _PARTS:
         part = path.with_name(path.name + suffix)
         if part.exists():
             part.rename(damaged.with_name(damaged.name + suffix))
     _log.error('spool: %s is damaged (%s); it is kept as %s and a new one is started', path, error, damaged.name)
+    for old in sorted(path.parent.glob(f'{path.stem}.damaged-*{path.suffix}'))[:-_DAMAGED_KEPT]:
+        for suffix in _PARTS:
+            old.with_name(old.name + suffix).unlink(missing_ok=True)
+    return damaged
 
 
 def _sync_directory(directory: Path) -> None:

@@ -158,6 +158,79 @@ class Link:
         source.close()
 
 
+class Peer:
+    """Speaks just enough MQTT 5 to answer what no broker can be made to answer.
+
+    Args:
+        greeting: Reason code of the answer to CONNECT; may be changed later.
+        answer: Given topic and payload, tells the reason code of PUBACK; a negative one is that of a DISCONNECT,
+            None hangs up without a word.
+
+    """
+
+    def __init__(self, answer=lambda _topic, _payload: 0, *, greeting=0):
+        self.greeting = greeting
+        self.answer = answer
+        self.tried = []
+        self.taken = []
+        self._listener = socket.create_server(('127.0.0.1', 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._listener.close()
+
+    def wait_taken(self, count, level='events'):
+        """Wait for so many messages on a kind of topic and return their payloads."""
+        assert wait_until(lambda: len(self.payloads(level)) >= count), [m.topic for m in self.tried]
+        return self.payloads(level)
+
+    def payloads(self, level):
+        """Payloads of what was taken on a kind of topic."""
+        return [m.payload for m in list(self.taken) if level in m.topic.split('/')]
+
+    def _accept(self):
+        with suppress(OSError):
+            while True:
+                connection = self._listener.accept()[0]
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection):
+        with suppress(OSError, IndexError), connection, connection.makefile('rb') as stream:
+            while self._answer_packet(connection, stream):
+                pass
+
+    def _answer_packet(self, connection, stream):
+        kind, length, shift = stream.read(1)[0], 0, 0
+        while (byte := stream.read(1)[0]) & 0x80:
+            length, shift = length | (byte & 0x7F) << shift, shift + 7
+        packet = stream.read(length | byte << shift)
+        if kind >> 4 == 1:
+            connection.sendall(bytes([0x20, 3, 0, self.greeting, 0]))
+            return self.greeting == 0
+        if kind >> 4 == 3:
+            return self._answer_publish(connection, packet)
+        return kind >> 4 != 14
+
+    def _answer_publish(self, connection, packet):
+        end = 2 + int.from_bytes(packet[:2], 'big')
+        message = Message(packet[2:end].decode(), packet[end + 3 :], retain=False)
+        self.tried.append(message)
+        code = self.answer(message.topic, message.payload)
+        if code is None:
+            return False
+        if code < 0:
+            connection.sendall(bytes([0xE0, 2, -code, 0]))
+            return False
+        if code < 0x80:
+            self.taken.append(message)
+        connection.sendall(bytes([0x40, 4, *packet[end : end + 2], code, 0]))
+        return True
+
+
 class Message(NamedTuple):
     """A message as it came."""
 
@@ -198,6 +271,10 @@ class Consumer:
     def wait_subscribed(self):
         """Wait until the broker sends what comes from now on."""
         assert self._subscribed.wait(DEADLINE), 'the consumer cannot subscribe'
+
+    def wait_cut_off(self):
+        """Wait until the consumer has noticed that its broker is gone."""
+        assert wait_until(lambda: not self._subscribed.is_set()), 'the consumer is still subscribed'
 
     def wait(self, condition, timeout=DEADLINE):
         """Wait until ``condition(messages)`` holds and return the messages."""

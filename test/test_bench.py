@@ -8,7 +8,7 @@ import pytest
 
 import models
 from edge_vision import bench
-from edge_vision.bench import decision, delivery, detector, figures, picture
+from edge_vision.bench import decision, delivery, detector, figures, picture, spool
 from edge_vision.errors import ConfigurationError, EdgeVisionError
 from edge_vision.runtimes import open_runtime
 from edge_vision.share import share_file
@@ -117,6 +117,21 @@ def test_frames_of_the_decision_are_repeated_under_later_stamps():
     assert np.all(np.diff(stamps) > 0)
 
 
+def test_storing_stands_beside_a_plain_file_and_its_target(monkeypatch):
+    monkeypatch.setattr(spool, 'EVENTS', 1280)
+    (row,) = spool.insertions(duration=0.0)
+    assert row['file_per_bulk'] == pytest.approx(row['floor']['file_per_second'] / row['bulk_per_second'])
+    assert row['single_per_second'] > 0
+    assert all(0 < mib < 10_000 for mib in row['rss_mib'])
+    assert spool.cells(row)['target/s'] == '5000'
+
+
+def test_machine_without_a_compiler_leaves_the_stops_out_with_a_line(monkeypatch, capsys):
+    monkeypatch.setenv('CC', 'no-such-compiler')
+    assert list(spool.stops(duration=0.0)) == []
+    assert 'no C compiler' in capsys.readouterr().out
+
+
 def test_absent_model_leaves_the_detector_out_with_a_line(monkeypatch, capsys):
     monkeypatch.setattr(detector, 'CONVEYOR_MODEL', 'models/absent.onnx')
     assert detector.find_runtime(arguments()) is None
@@ -147,12 +162,17 @@ def test_pictures_go_between_two_processes(monkeypatch, tmp_path, capsys):
         monkeypatch.delenv(name, raising=False)
     model = models.fixed_boxes(tmp_path / 'm.onnx', [[24, 24, 16, 16, 0.5, 0.1]])
     report = tmp_path / 'report.json'
+    monkeypatch.setattr(spool, 'EVENTS', 1280)
     words = ['--size', '640x480', '--duration', '0.5', '--reliability', 'reliable', '--model', str(model)]
     assert bench.run(arguments(*words, '--json', str(report))) == 0
     written = json.loads(report.read_text())
     assert [row['profile'] for row in written['delivery']] == ['none', 'shipped']
     assert all(row['sent'] == 15 for row in written['delivery'])
     assert written['delivery'][1]['received'] > 0
-    assert [len(written[section]) for section in ('detector', 'picture', 'decision')] == [1, 1, 1]
+    assert [len(written[section]) for section in ('detector', 'picture', 'decision', 'spool')] == [1, 1, 1, 1]
+    assert [row['disk'] for row in written['stops']] in (['slow', 'full'], [])  # none where there is no compiler
+    assert all(row['stops'] > 0 and row['stop_per_healthy'] > 0 for row in written['stops'])
     printed = capsys.readouterr().out
-    assert all(ratio in printed for ratio in ('latency/copy', 'detect/network', 'live/copy', 'observe/compare'))
+    assert all(
+        ratio in printed for ratio in ('latency/copy', 'detect/network', 'live/copy', 'observe/compare', 'file/bulk')
+    )

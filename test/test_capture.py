@@ -266,3 +266,24 @@ def test_the_length_of_a_video_is_known_before_it_is_played(tmp_path):
 
 def test_a_password_in_a_url_is_not_shown():
     assert masked('rtsp://user:secret@host/stream') == 'rtsp://***@host/stream'
+
+
+@pytest.mark.parametrize(
+    'video_device',
+    [
+        'rtsp://viewer:geheim@camera/stream',
+        'rtsp://viewer:a@geheim@camera/stream',
+        'rtsp://viewer:a/geheim@camera/stream',
+        'rtspx://viewer:geheim@camera',
+        'http://camera/stream?user=viewer&password=geheim',
+        'rtspsrc location=rtsp://viewer:geheim@camera ! decodebin',
+        'rtspsrc location=rtsp://camera user-id=viewer user-pw="ge heim" ! decodebin',
+        'rtspsrc user-pw=geheim location=rtsp://camera ! decodebin',
+    ],
+)
+def test_no_password_is_shown(video_device):
+    assert 'heim' not in masked(video_device)
+    assert 'camera' in masked(video_device)
+    with pytest.raises(SourceError) as refusal:
+        open_source(video_device).open()
+    assert 'heim' not in str(refusal.value)

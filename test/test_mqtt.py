@@ -1,6 +1,7 @@
 import hashlib
 import json
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -17,15 +18,15 @@ from mqtt_broker import (
     Consumer,
     Link,
     Mosquitto,
+    Peer,
     free_port,
-    require_mosquitto,
     wait_until,
 )
 
 import edge_vision
 from edge_vision.errors import ConfigurationError
 from edge_vision.events import Event, Evidence, event_id
-from edge_vision.mqtt import BrokerSettings, Sender, TlsSettings, Topics
+from edge_vision.mqtt import PASSWORD_VARIABLE, USERNAME_VARIABLE, BrokerSettings, Sender, TlsSettings, Topics
 from edge_vision.spool import Spool
 
 ROOT = Path(edge_vision.__file__).parents[1]
@@ -281,6 +282,189 @@ def test_wrong_password_is_told_from_an_absent_broker(tmp_path, spool, make_send
     assert wait_until(lambda: 'unreachable: nothing listens there' in absent.state.last_error)
 
 
+def test_credentials_may_come_from_the_environment(tmp_path, monkeypatch, make_sender):
+    monkeypatch.setenv(USERNAME_VARIABLE, 'robot')
+    monkeypatch.setenv(PASSWORD_VARIABLE, 'right-secret')
+    with Mosquitto(tmp_path, users={'robot': 'right-secret'}) as broker:
+        assert make_sender(broker.port).wait_connected(DEADLINE)
+    (tmp_path / 'credentials').write_text('other\n')
+    assert BrokerSettings(credentials_file=str(tmp_path / 'credentials')).credentials() == ('other', None)
+    monkeypatch.delenv(USERNAME_VARIABLE)
+    with pytest.raises(ConfigurationError, match=f'{USERNAME_VARIABLE} is not') as caught:
+        BrokerSettings()
+    assert 'secret' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('code', 'when', 'reason'),
+    [
+        (0x86, 'at once', 'refuses the connection: bad user name or password; check client.credentials_file'),
+        (0x87, 'at once', 'refuses the connection: not authorised'),
+        (0x88, 'at once', 'refuses the connection: server unavailable'),
+        (0x89, 'at once', 'refuses the connection: server busy'),
+        (0x8A, 'at once', 'refuses the connection: this client is banned'),
+        (0x97, 'at once', 'refuses the connection: quota exceeded'),
+        (0x9F, 'at once', 'refuses the connection: connection rate exceeded'),
+        (0x87, 'later', 'ends the connection: not authorised'),
+        (0x89, 'later', 'ends the connection: server busy'),
+        (0x96, 'later', 'ends the connection: message rate too high'),
+        (0x97, 'later', 'ends the connection: quota exceeded'),
+    ],
+)
+def test_broker_that_refuses_is_told_by_its_reason_and_tried_again(spool, make_sender, code, when, reason):
+    with Peer(lambda *_: -code, greeting=code if when == 'at once' else 0) as peer:
+        sender = make_sender(peer.port)
+        append(spool, 2)
+        assert wait_until(lambda: reason in sender.state.last_error), sender.state
+        peer.greeting, peer.answer = 0, lambda *_: 0
+        assert wait_until(lambda: spool.depth == 0)
+        assert wait_until(lambda: sender.state.last_error == '')
+    assert sender.state.protocol == '5'
+
+
+def test_broker_without_room_for_one_more_is_tried_again(tmp_path, make_sender):
+    with Mosquitto(tmp_path, extra='max_connections 1') as broker:
+        with Consumer(broker.port):
+            sender = make_sender(broker.port)
+            assert wait_until(lambda: 'may have no room for one more' in sender.state.last_error), sender.state
+        assert sender.wait_connected(DEADLINE)
+
+
+def test_event_over_the_quota_stays_in_the_spool_until_it_is_taken(spool, make_sender):
+    with Peer(lambda topic, _: 0x97 if topic.endswith('events') else 0) as peer:
+        sender = make_sender(peer.port)
+        stored = append(spool, 3)
+        assert wait_until(lambda: 'it refuses a message: quota exceeded' in sender.state.last_error), sender.state
+        assert spool.depth == 3
+        peer.answer = lambda *_: 0
+        assert [json.loads(payload)['id'] for payload in peer.wait_taken(3)] == stored
+        assert wait_until(lambda: spool.depth == 0 and sender.state.last_error == '')
+
+
+def refusing_pictures(answer, largest=0):
+    return lambda topic, payload: answer if '/evidence/' in topic and len(payload) > largest else 0
+
+
+@pytest.mark.parametrize('answer', [0x95, -0x95, None], ids=['odd answer', 'disconnected', 'hung up'])
+def test_picture_too_large_for_the_broker_is_made_smaller(spool, make_sender, answer):
+    picture = jpeg(side=200)
+    assert len(picture) > 30_000
+    with Peer(refusing_pictures(answer, largest=30_000)) as peer:
+        sender = make_sender(peer.port)
+        append(spool, 3, picture)
+        events = [json.loads(payload)['data']['evidence'] for payload in peer.wait_taken(3)]
+        pictures = peer.wait_taken(3, 'evidence')
+        assert wait_until(lambda: spool.depth == 0)
+        refused = len([m for m in peer.tried if len(m.payload) > 30_000])
+    assert [e['sha256'] for e in events] == [hashlib.sha256(p).hexdigest() for p in pictures]
+    assert max(len(p) for p in pictures) <= 30_000
+    assert refused == (3 if answer is None else 1)  # learnt once
+    assert sender.state.pictures_refused == 1
+    assert sender.state.connects == {0x95: 2, -0x95: 2, None: 4}[answer]
+
+
+@pytest.mark.parametrize(
+    ('code', 'reason'), [(0x95, 'could not be made to fit'), (0x99, 'refused it: payload format invalid')]
+)
+def test_event_goes_without_the_picture_that_the_broker_never_takes(spool, make_sender, code, reason):
+    with Peer(refusing_pictures(code)) as peer:
+        sender = make_sender(peer.port)
+        append(spool, 2, jpeg(side=64))
+        for payload in peer.wait_taken(2):
+            evidence = json.loads(payload)['data']['evidence']
+            assert evidence['kind'] == 'none'
+            assert reason in evidence['reason']
+        assert wait_until(lambda: spool.depth == 0)
+        assert sender.state.pictures_refused > 0
+
+
+def test_picture_refused_for_now_stays_as_it_is(spool, make_sender):
+    picture = jpeg(side=64)
+    with Peer(refusing_pictures(0x97)) as peer:
+        sender = make_sender(peer.port)
+        append(spool, 2, picture)
+        assert wait_until(lambda: 'quota exceeded' in sender.state.last_error), sender.state
+        assert not peer.payloads('events')
+        peer.answer = lambda *_: 0
+        assert peer.wait_taken(2, 'evidence') == [picture, picture]
+        assert wait_until(lambda: spool.depth == 0)
+
+
+def test_event_that_the_broker_never_takes_holds_up_no_other(spool, make_sender):
+    events = [event() for _ in range(20)]
+    bad = events[5].id
+    with Peer(lambda _, payload: 0x99 if bad.encode() in payload else 0) as peer:
+        sender = make_sender(peer.port)
+        spool.append_many([(each, None) for each in events])
+        taken = [json.loads(payload)['id'] for payload in peer.wait_taken(19)]
+        assert taken == [each.id for each in events if each.id != bad]
+        assert wait_until(lambda: spool.depth == 1)
+        assert 'it refuses an event: payload format invalid; it waits' in sender.state.last_error
+        assert (sender.state.held_back, sender.state.connects) == (1, 1)
+        assert len([m for m in peer.tried if bad.encode() in m.payload]) == 1  # not again and again
+
+
+def test_size_limit_of_a_real_broker_is_found_out(tmp_path, spool, make_sender):
+    with Mosquitto(tmp_path, extra='message_size_limit 9000') as broker, Consumer(broker.port) as consumer:
+        sender = make_sender(broker.port)
+        append(spool, 2, jpeg(side=200))
+        consumer.wait(lambda _: len(consumer.payloads('events')) == 2)
+        pictures = consumer.payloads('evidence')
+        assert max(len(payload) for payload in pictures) <= 9000
+        told = [json.loads(payload)['data']['evidence']['sha256'] for payload in consumer.payloads('events')]
+        assert told == [hashlib.sha256(payload).hexdigest() for payload in pictures]
+        assert sender.state.connects <= 4  # one for each step, and not one for each picture
+
+
+def test_event_too_large_for_a_real_broker_waits_and_is_told(tmp_path, spool, make_sender):
+    with Mosquitto(tmp_path, extra='max_packet_size 300') as broker:
+        sender = make_sender(broker.port)
+        append(spool, 2, jpeg())
+        assert wait_until(lambda: sender.state.held_back == 2), sender.state
+        assert 'it refuses an event: packet too large' in sender.state.last_error
+        assert (spool.depth, sender.state.connects) == (2, 1)
+
+
+def test_event_above_the_size_limit_of_mosquitto_waits_until_that_is_raised(tmp_path, spool, make_sender):
+    broker = Mosquitto(tmp_path, extra='message_size_limit 300')
+    with broker:
+        sender = make_sender(broker.port)
+        append(spool, 2)
+        assert wait_until(lambda: 'a message that is too large' in sender.state.last_error), sender.state
+        assert spool.depth == 2
+        broker.stop()
+        config = tmp_path / 'mosquitto.conf'
+        config.write_text(config.read_text().replace('message_size_limit 300', ''))
+        broker.start()
+        assert wait_until(lambda: spool.depth == 0)
+
+
+def test_newest_stops_go_first_after_an_outage_if_so_wanted(tmp_path, spool, make_sender):
+    kinds = [('stop', 'new'), ('flag', 'new'), ('stop', 'end'), ('alarm', 'new')]
+    events = [event(action=action, phase=phase) for _ in range(200) for action, phase in kinds]
+    spool.append_many([(each, None) for each in events])
+    broker = Mosquitto(tmp_path)
+    link = Link(broker.port)
+    with broker, Consumer(broker.port) as consumer:
+        make_sender(link.port, order='stops_first')
+        link.plug()
+        consumer.wait(lambda _: len(event_ids(consumer)) == len(events))
+    link.close()
+    stops = [each.id for each in reversed(events) if (each.action, each.phase) == ('stop', 'new')]
+    others = [each.id for each in events if (each.action, each.phase) != ('stop', 'new')]
+    assert event_ids(consumer) == stops + others
+
+
+def test_new_stop_overtakes_what_waits(mosquitto, spool, make_sender):
+    with Consumer(mosquitto.port) as consumer:
+        make_sender(mosquitto.port, order='stops_first', max_events_per_second=100.0)
+        spool.append_many([(event(action='flag'), None) for _ in range(400)])
+        consumer.wait(lambda _: len(event_ids(consumer)) > 110)
+        (stop,) = append(spool, 1)
+        consumer.wait(lambda _: stop in event_ids(consumer))
+        assert event_ids(consumer).index(stop) < 350
+
+
 def test_message_that_the_broker_does_not_allow_stays_in_the_spool(tmp_path, spool, make_sender):
     access = tmp_path / 'access'
     access.write_text('topic readwrite other/#\ntopic write edge_vision/device/available\n')
@@ -413,84 +597,98 @@ def test_broken_stats_do_not_hold_up_events(mosquitto, spool, make_sender):
     assert sender.state.connects == 1
 
 
-def certificates(directory):
-    """Make an authority, a server certificate for 'localhost' and a client certificate."""
+@pytest.fixture(scope='module')
+def certificates(tmp_path_factory):
+    """Make two authorities, and certificates of the first: for servers and clients, good and bad ones."""
+    directory = tmp_path_factory.mktemp('certificates')
 
     def openssl(*arguments):
         subprocess.run(['openssl', *arguments], check=True, capture_output=True, cwd=directory)
 
-    openssl(
-        'req',
-        '-x509',
-        '-newkey',
-        'rsa:2048',
-        '-nodes',
-        '-keyout',
-        'ca.key',
-        '-out',
-        'ca.pem',
-        '-subj',
-        '/CN=CA',
-        '-days',
-        '2',
-    )
-    for name in ('localhost', 'client'):
-        openssl(
-            'req',
-            '-newkey',
-            'rsa:2048',
-            '-nodes',
-            '-keyout',
-            f'{name}.key',
-            '-out',
-            f'{name}.csr',
-            '-subj',
-            f'/CN={name}',
-        )
-        (directory / 'san').write_text(f'subjectAltName=DNS:{name}\n')
-        openssl(
-            'x509',
-            '-req',
-            '-in',
-            f'{name}.csr',
-            '-CA',
-            'ca.pem',
-            '-CAkey',
-            'ca.key',
-            '-CAcreateserial',
-            '-out',
-            f'{name}.pem',
-            '-days',
-            '2',
-            '-extfile',
-            'san',
-        )
+    def new(name, common_name, *arguments):
+        key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-keyout', f'{name}.key']
+        openssl('req', *key, '-subj', f'/CN={common_name}', *arguments)
+
+    for authority in ('ca', 'other_ca'):
+        new(authority, authority, '-x509', '-out', f'{authority}.pem', '-days', '2')
+    for name, host, days in (
+        ('server', 'localhost', 2),
+        ('expired', 'localhost', -1),
+        ('elsewhere', 'broker.example', 2),
+        ('client', 'robot', 2),
+        ('expired_client', 'robot', -1),
+    ):
+        new(name, host, '-out', f'{name}.csr')
+        (directory / 'san').write_text(f'subjectAltName=DNS:{host}\n')
+        signer = ['-CA', 'ca.pem', '-CAkey', 'ca.key', '-CAcreateserial']
+        end = ['-days', str(days), '-extfile', 'san']
+        openssl('x509', '-req', '-in', f'{name}.csr', *signer, *end, '-out', f'{name}.pem')
+    return directory
 
 
-def test_tls_with_client_certificate_works_and_a_wrong_authority_is_refused(tmp_path, spool, make_sender):
-    require_mosquitto()
-    certificates(tmp_path)
-    lines = (
-        f'cafile {tmp_path}/ca.pem',
-        f'certfile {tmp_path}/localhost.pem',
-        f'keyfile {tmp_path}/localhost.key',
-        'require_certificate true',
-    )
-    trusted = {'enabled': True, 'ca_file': f'{tmp_path}/ca.pem'}
-    own = {'certificate_file': f'{tmp_path}/client.pem', 'key_file': f'{tmp_path}/client.key'}
-    with Mosquitto(tmp_path, extra='\n'.join(lines)) as broker:
-        sender = make_sender(broker.port, host='localhost', tls=TlsSettings(**trusted, **own))
+def server_with(certificates, name, *more):
+    files = ('cafile ca.pem', f'certfile {name}.pem', f'keyfile {name}.key')
+    return '\n'.join([line.replace(' ', f' {certificates}/') for line in files] + list(more))
+
+
+def trusting(certificates, authority='ca', client=''):
+    own = {'certificate_file': f'{certificates}/{client}.pem', 'key_file': f'{certificates}/{client}.key'}
+    return TlsSettings(enabled=True, ca_file=f'{certificates}/{authority}.pem', **(own if client else {}))
+
+
+def test_tls_works_with_the_right_authority(tmp_path, certificates, spool, make_sender):
+    with Mosquitto(tmp_path, extra=server_with(certificates, 'server')) as broker:
+        make_sender(broker.port, host='localhost', tls=trusting(certificates))
         append(spool, 100, jpeg(side=128))
-        assert wait_until(lambda: spool.depth == 0), sender.state
-        sender.close()
+        assert wait_until(lambda: spool.depth == 0)
 
-        untrusting = make_sender(broker.port, host='localhost', tls=TlsSettings(enabled=True))
-        assert wait_until(lambda: 'its certificate is not trusted' in untrusting.state.last_error)
-        elsewhere = make_sender(broker.port, host='127.0.0.1', tls=TlsSettings(**trusted, **own))
-        assert wait_until(lambda: 'its certificate is not trusted' in elsewhere.state.last_error)
-        nameless = make_sender(broker.port, host='localhost', tls=TlsSettings(**trusted))
-        assert wait_until(lambda: nameless.state.last_error)
-        assert not nameless.state.connected
+
+@pytest.mark.parametrize(
+    ('server', 'host', 'tls', 'reason'),
+    [
+        ('server', 'localhost', {'authority': 'other_ca'}, 'not trusted: .*; check broker.tls.ca_certificate'),
+        ('expired', 'localhost', {}, "not trusted: certificate has expired; check it and this machine's clock"),
+        ('elsewhere', 'localhost', {}, 'not trusted: Hostname mismatch.*; set broker.host to a name that is in it'),
+        ('server', '127.0.0.1', {}, 'not trusted: IP address mismatch.*; set broker.host to a name that is in it'),
+    ],
+    ids=['another authority', 'expired', 'another host', 'an address'],
+)
+def test_broker_that_cannot_be_trusted_gets_nothing(
+    tmp_path, certificates, spool, make_sender, server, host, tls, reason
+):
+    with Mosquitto(tmp_path, extra=server_with(certificates, server)) as broker:
+        append(spool, 1)
+        sender = make_sender(broker.port, host=host, tls=trusting(certificates, **tls))
+        assert wait_until(lambda: re.search(reason, sender.state.last_error)), sender.state
+    assert (sender.state.connects, sender.state.bytes_sent, spool.depth) == (0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ('client', 'reason'),
+    [
+        ('', 'TLS: it refuses this client: .*certificate required; check broker.tls.client_certificate'),
+        ('expired_client', 'TLS: it refuses this client: .*certificate expired; check broker.tls.client_certificate'),
+    ],
+    ids=['no certificate', 'expired'],
+)
+def test_broker_that_wants_a_certificate_of_the_client(tmp_path, certificates, spool, make_sender, client, reason):
+    extra = server_with(certificates, 'server', 'require_certificate true')
+    with Mosquitto(tmp_path, extra=extra) as broker:
+        append(spool, 10, jpeg())
+        refused = make_sender(broker.port, host='localhost', tls=trusting(certificates, client=client))
+        assert wait_until(lambda: re.search(reason, refused.state.last_error)), refused.state
+        assert (refused.state.connects, spool.depth) == (0, 10)
+        refused.close(0.2)
+        make_sender(broker.port, host='localhost', tls=trusting(certificates, client='client'))
+        assert wait_until(lambda: spool.depth == 0)
+
+
+def test_broker_that_wants_tls_is_told_from_an_absent_one(tmp_path, certificates, make_sender):
+    with Mosquitto(tmp_path, extra=server_with(certificates, 'server')) as broker:
+        sender = make_sender(broker.port)
+        assert wait_until(lambda: 'or want TLS' in sender.state.last_error), sender.state
+    other = make_sender(answering(b'hello'), host='localhost', tls=trusting(certificates))
+    assert wait_until(lambda: 'TLS fails' in other.state.last_error), other.state
 
 
 @pytest.mark.parametrize(
@@ -500,6 +698,7 @@ def test_tls_with_client_certificate_works_and_a_wrong_authority_is_refused(tmp_
         ({'host': 'mqtt://robot:secret@broker'}, 'no bare host name'),
         ({'port': 0}, 'port is 0, expected 1'),
         ({'keep_alive': 0}, 'keep_alive is 0'),
+        ({'order': 'newest_first'}, "delivery.order is 'newest_first', expected one of"),
         ({'protocol': '4'}, "protocol is '4', expected one of"),
         ({'max_events_per_second': -1.0}, 'max_events_per_second'),
         ({'max_in_flight': 0}, 'max_in_flight is 0'),

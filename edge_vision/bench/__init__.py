@@ -2,7 +2,8 @@
 
 A machine that does other work measures its other work. So every figure stands beside a floor of the same run: for
 the way between two processes and for the look at the picture itself the copying of the same picture once, for the
-detector its bare network, for the decision bare comparisons of its numbers.
+detector its bare network, for the decision bare comparisons of its numbers, for the spool a plain file, for stops while
+the disk is in trouble those while it is well.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ..errors import ConfigurationError
 from ..frames import Image
 from ..runtimes import RUNTIMES
 from ..simulator.source import ConveyorSource
-from . import decision, delivery, detector, picture
+from . import decision, delivery, detector, picture, spool
 from .figures import show, shown
 
 SIZES = ((640, 480), (1920, 1080))
@@ -80,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
     report['detector'] = list(shown(found, detector.cells))
     report['picture'] = list(shown(picture.looks(pictures, args.duration), picture.cells))
     report['decision'] = list(shown(decision.decisions(args.duration), decision.cells))
+    report['spool'] = list(shown(spool.insertions(args.duration), spool.cells))
+    report['stops'] = list(shown(spool.stops(args.duration), spool.stop_cells))
     if args.json:
         save(args.json, report)
     return 0

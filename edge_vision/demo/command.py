@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import yaml
 
-from ..capture import video_length
+from ..capture import masked, video_length
 from ..errors import ConfigurationError
 from ..params import DecisionParams, from_values
 from ..rules import Rule, rules_from_values
@@ -72,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
         host, port = _broker(args, settings, children)
         cloud = Cloud(host, port)
         line = Line(settings, cloud, host, port)
-        say(f'{settings.source} at {settings.framerate:g} Hz, {settings.mode}; ROS_DOMAIN_ID={settings.domain_id}')
+        shown = masked(settings.source)
+        say(f'{shown} at {settings.framerate:g} Hz, {settings.mode}; ROS_DOMAIN_ID={settings.domain_id}')
         edge = line.run('edge')
         report = figures(edge, mode=settings.mode, model=Path(settings.model).name)
         if settings.round_trip is not None:

@@ -106,11 +106,11 @@ class DecisionNode(Node):
         self._declaring = False
         self._latch_error = ''
         self._latches_saving = threading.Lock()
-        self._cameras = {topic: self._camera_name(topic) for topic in ('', *self._params.detections_topics)}
         self._reaction_ms, self._decide_ms = Window(), Window()
         self._looks: dict[tuple[object, int], Look] = {}
         self._create_outputs()
         self._create_inputs(composed=composed)
+        self._cameras = {topic: self._camera_name(topic) for topic in ('', *self._params.detections_topics)}
         self._aftermath: queue.SimpleQueue[Aftermath | None] = queue.SimpleQueue()
         self._cleanup.callback(Worker('decision-aftermath', self._follow_up).join)
         self._cleanup.callback(self._aftermath.put, None)

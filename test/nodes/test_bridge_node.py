@@ -1,6 +1,9 @@
 import json
+import sqlite3
+import stat
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -11,11 +14,12 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from edge_vision.demo.processes import Child
 from edge_vision.errors import ConfigurationError, SpoolError
 from edge_vision.events import BBox, Event, Evidence, event_id
 from edge_vision.frames import Frame
 from edge_vision.nodes import qos
-from edge_vision.nodes.bridge_node import BridgeNode, broker_settings, spool_directory
+from edge_vision.nodes.bridge_node import EVENTS_WAITING, BridgeNode, broker_settings, spool_directory
 from edge_vision.nodes.convert import image_to_msg
 from edge_vision.params import BridgeParams
 from edge_vision.spool import Spool
@@ -40,7 +44,7 @@ def decision(make_node):
     """Stand in for the camera and the decision."""
     node = make_node(node_name='decision')
     node.events_pub = node.create_publisher(String, 'events', qos.EVENTS)
-    node.image_pub = node.create_publisher(Image, 'image_raw', qos.NEWEST)
+    node.image_pub = node.create_publisher(Image, 'image_raw', qos.EACH)
     node.info_pub = node.create_publisher(CameraInfo, 'camera_info', qos.EACH)
     node.reports = []
     node.create_subscription(DiagnosticArray, '/diagnostics', node.reports.append, 10)
@@ -76,6 +80,21 @@ def frame(stamp_ns):
     return Frame(image, stamp_ns, 'camera')
 
 
+def coloured(stamp_ns, colour, size=(640, 480)):
+    """Make a picture of one colour."""
+    return Frame(np.full((size[1], size[0], 3), colour, np.uint8), stamp_ns, 'camera')
+
+
+def decoded(jpeg):
+    return cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+
+
+def told_of(consumer, event_id):
+    """Return the evidence that arrived in an event."""
+    events = [json.loads(payload) for payload in consumer.payloads('events')]
+    return next((each['data']['evidence'] for each in events if each['id'] == event_id), None)
+
+
 def figures(decision):
     return {pair.key: pair.value for report in decision.reports for pair in report.status[0].values}
 
@@ -108,15 +127,94 @@ def test_event_arrives_with_a_picture_of_its_own_image(make_bridge, mosquitto, d
     assert crop[0, 0].max() < 60
 
 
-def test_image_that_comes_after_its_event_is_waited_for(make_bridge, mosquitto, decision, consumer, spin_until):
+@pytest.mark.parametrize('before', [True, False], ids=['images before the event', 'images after the event'])
+def test_picture_is_the_one_of_the_stamp_of_its_event(make_bridge, mosquitto, decision, consumer, spin_until, before):
     make_bridge(mosquitto.port)
     spin_until(lambda: decision.events_pub.get_subscription_count() and decision.image_pub.get_subscription_count())
     stamp_ns = time.time_ns()
-    decision.events_pub.publish(String(data=event(stamp_ns, 'frame').to_json()))
+    colours = {stamp_ns - 1: (200, 0, 0), stamp_ns: (0, 200, 0), stamp_ns + 1: (0, 0, 200)}
+    told = {stamp: event(stamp, 'frame') for stamp in (stamp_ns, stamp_ns + 1)}
+
+    def show():
+        for stamp, colour in colours.items():
+            decision.image_pub.publish(image_to_msg(coloured(stamp, colour)))
+
+    if before:
+        show()
+    for each in told.values():
+        decision.events_pub.publish(String(data=each.to_json()))
+    if not before:
+        show()
+    spin_until(lambda: len(consumer.payloads('evidence')) == 2)
+    for stamp, each in told.items():
+        (picture,) = consumer.payloads(each.id)
+        assert np.abs(decoded(picture).astype(int) - colours[stamp]).max() < 10
+
+
+def test_cameras_with_the_same_stamps_are_told_apart(make_bridge, mosquitto, decision, consumer, spin_until):
+    make_bridge(mosquitto.port, parameters={'image_topics': ['left/image_raw', 'right/image_raw']})
+    pubs = {side: decision.create_publisher(Image, f'{side}/image_raw', qos.EACH) for side in ('left', 'right')}
+    spin_until(lambda: all(pub.get_subscription_count() for pub in (*pubs.values(), decision.events_pub)))
+    stamp_ns = time.time_ns()
+    colours = {'left': (200, 0, 0), 'right': (0, 0, 200)}
+    told = {side: replace(event(stamp_ns, 'frame'), camera=side) for side in pubs}
+    for side, pub in pubs.items():
+        pub.publish(image_to_msg(coloured(stamp_ns, colours[side])))
+        decision.events_pub.publish(String(data=told[side].to_json()))
+    spin_until(lambda: len(consumer.payloads('evidence')) == 2)
+    for side, each in told.items():
+        (picture,) = consumer.payloads(each.id)
+        assert np.abs(decoded(picture).astype(int) - colours[side]).max() < 10
+
+
+def test_camera_whose_images_have_another_name_is_known(make_bridge, mosquitto, decision, consumer, spin_until):
+    make_bridge(mosquitto.port, cli_args=['--ros-args', '-r', 'image_raw:=/usb_cam/image_raw'])
+    pub = decision.create_publisher(Image, '/usb_cam/image_raw', qos.EACH)
+    spin_until(lambda: pub.get_subscription_count() and decision.events_pub.get_subscription_count())
+    stamp_ns = time.time_ns()
+    pub.publish(image_to_msg(frame(stamp_ns)))
+    told = [event(stamp_ns), replace(event(stamp_ns), camera='usb_cam')]
+    for each in told:
+        decision.events_pub.publish(String(data=each.to_json()))
+    spin_until(lambda: len(consumer.payloads('evidence')) == 2)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'reason'),
+    [
+        ({'camera': 'left'}, "no topic in image_topics is of camera 'left'"),
+        ({'image': (320, 240)}, 'the image is of (640, 480), the detections of (320, 240)'),
+        ({'bbox': BBox(900.0, 900.0, 10.0, 10.0)}, 'the frame could not be encoded'),
+    ],
+    ids=['other camera', 'other size', 'box outside'],
+)
+def test_event_that_the_image_does_not_belong_to_has_no_picture_and_says_why(
+    make_bridge, mosquitto, decision, consumer, spin_until, changes, reason
+):
+    make_bridge(mosquitto.port)
+    spin_until(lambda: decision.events_pub.get_subscription_count() and decision.image_pub.get_subscription_count())
+    stamp_ns = time.time_ns()
+    told = replace(event(stamp_ns), **changes)
     decision.image_pub.publish(image_to_msg(frame(stamp_ns)))
+    decision.events_pub.publish(String(data=told.to_json()))
+    spin_until(lambda: told_of(consumer, told.id))
+    assert told_of(consumer, told.id)['kind'] == 'none'
+    assert told_of(consumer, told.id)['reason'] == reason
+    spin_until(lambda: figures(decision).get('without_picture') == '1')
+    assert not consumer.payloads('evidence')
+
+
+def test_everything_outside_the_box_is_blurred_where_that_is_asked_for(make_bridge, mosquitto, consumer, spin_until):
+    bridge = make_bridge(mosquitto.port, composed=True, parameters={'blur_outside': True, 'jpeg_quality': 100})
+    stamp_ns = time.time_ns()
+    stripes = frame(stamp_ns)
+    stripes.image[:, ::2] = 200
+    bridge.accept(event(stamp_ns, 'frame'), stripes)
     spin_until(lambda: consumer.payloads('evidence'))
-    picture = cv2.imdecode(np.frombuffer(consumer.payloads('evidence')[0], np.uint8), cv2.IMREAD_COLOR)
-    assert picture.shape == (480, 640, 3)
+    picture = decoded(consumer.payloads('evidence')[0]).astype(int)
+    assert np.abs(np.diff(picture[95:105, 85:115], axis=1)).max() < 60  # the box is white
+    assert np.abs(np.diff(picture[200:], axis=1)).max() < 10
+    assert np.abs(picture[200:] - 100).max() < 10
 
 
 def test_event_whose_image_never_comes_arrives_without_and_says_why(
@@ -141,13 +239,61 @@ def test_event_of_the_same_process_brings_its_frame(make_bridge, mosquitto, cons
     assert kinds == ['crop', 'none']
 
 
-def test_text_that_is_no_event_is_dropped_and_counted(make_bridge, mosquitto, decision, consumer, spin_until):
+@pytest.mark.parametrize(
+    'text',
+    [
+        'not an event',
+        replace(event(1), rule='r' * 40_000).to_json(),
+        replace(event(1), id='i' * 129).to_json(),
+        replace(event(1), id='a/b').to_json(),
+        replace(event(1), id='\ufffe').to_json(),
+        event(1).to_json().replace('"gate"', '"\\ud800"'),
+    ],
+    ids=['no event', 'very long', 'long id', 'id of two levels', 'id that no topic may have', 'half a character'],
+)
+def test_text_that_could_not_be_sent_is_dropped_and_counted(
+    make_bridge, mosquitto, decision, consumer, spin_until, text
+):
     make_bridge(mosquitto.port)
     spin_until(decision.events_pub.get_subscription_count)
-    decision.events_pub.publish(String(data='not an event'))
+    decision.events_pub.publish(String(data=text))
     decision.events_pub.publish(String(data=event(time.time_ns(), 'none').to_json()))
     spin_until(lambda: consumer.payloads('events') and figures(decision).get('malformed') == '1')
     assert len(consumer.payloads('events')) == 1
+
+
+def test_hundred_thousand_events_do_not_wait_for_a_disk_that_refuses_and_every_stop_is_kept(
+    make_bridge, ros, decision, spin_until, tmp_path
+):
+    bridge = make_bridge(free_port(), composed=True)
+    announced = []
+    disk = sqlite3.connect(tmp_path / 'spool' / 'spool.db', isolation_level=None)
+    disk.execute('BEGIN IMMEDIATE')  # whoever else writes is refused after a while
+    stops = []
+    for i in range(100_000):  # would not come to an end if it waited for the disk
+        stamp_ns = time.time_ns()
+        told = replace(event(stamp_ns, 'frame'), action='flag' if i % 100 else 'stop')
+        stops += [] if i % 100 else [told.id]
+        bridge.accept(told, frame(stamp_ns) if i < 300 else None, lambda told=told: announced.append(told.id))
+    spin_until(lambda: figures(decision).get('waiting') == str(EVENTS_WAITING))
+    spin_until(lambda: 'locked' in decision.reports[-1].status[0].message)
+    assert decision.reports[-1].status[0].level == b'\x02'
+    assert figures(decision)['events_dropped'] == figures(decision)['dropped_waiting'] != '0'
+    assert not announced  # nobody is told of what is not on disk
+    disk.execute('ROLLBACK')
+    spin_until(
+        lambda: figures(decision).get('waiting') == '0' and figures(decision)['spool_depth'] == str(len(announced))
+    )
+    assert decision.reports[-1].status[0].message.startswith('broker')
+    assert len(announced) + int(figures(decision)['dropped_waiting']) == 100_000
+    ros.remove_node(bridge)
+    bridge.destroy_node()
+    with Spool(tmp_path / 'spool') as spool:
+        stored = [json.loads(each.event) for each in spool.pending(limit=100_000)]
+    assert [each['id'] for each in stored] == announced
+    assert [each['id'] for each in stored if each['data']['action'] == 'stop'] == stops
+    assert sorted(announced) == announced  # in the order in which they came, the newest flags among them
+    assert stored[-1]['id'] == told.id
 
 
 def test_events_stay_on_disk_while_there_is_no_broker(make_bridge, ros, tmp_path, spin_until, decision, call):
@@ -179,17 +325,65 @@ def test_events_of_an_earlier_run_are_sent_when_a_broker_is_there(
     assert answer.message.startswith('connected by MQTT')
 
 
-def test_bytes_kept_at_home_are_counted(make_bridge, mosquitto, decision, spin_until):
-    make_bridge(mosquitto.port)
-    spin_until(decision.info_pub.get_subscription_count)
+def test_bytes_kept_at_home_and_what_it_would_cost_to_send_them_are_counted(
+    make_bridge, mosquitto, decision, spin_until
+):
+    make_bridge(mosquitto.port, parameters={'price_per_gb': 1000.0, 'image_topics': ['image_raw', 'left/image_raw']})
+    left_info_pub = decision.create_publisher(CameraInfo, 'left/camera_info', qos.EACH)
+    spin_until(lambda: decision.info_pub.get_subscription_count() and left_info_pub.get_subscription_count())
     for _ in range(3):
         decision.info_pub.publish(CameraInfo(width=640, height=480))
-    spin_until(lambda: figures(decision).get('bytes_captured') == str(3 * 640 * 480 * 3))
+    left_info_pub.publish(CameraInfo(width=1920, height=1080))
+    captured = 3 * (3 * 640 * 480 + 1920 * 1080)
+    spin_until(lambda: figures(decision).get('bytes_captured') == str(captured))
+    sent = int(figures(decision)['bytes_sent'])
+    cost = (0.04 * captured - sent) / 1e9 * 1000.0
+    assert float(figures(decision)['estimated_cost_avoided']) == pytest.approx(cost, abs=1e-3)
+
+
+def test_event_that_is_told_twice_is_one_event(make_bridge, mosquitto, consumer, decision, spin_until):
+    bridge = make_bridge(mosquitto.port, composed=True)
+    told, other = event(time.time_ns(), 'none'), event(time.time_ns(), 'none')
+    for each in (told, told, other):
+        bridge.accept(each, None)
+    spin_until(lambda: told_of(consumer, other.id) and figures(decision).get('events_sent') == '2')
+    assert figures(decision)['events'] == '2'
+    assert len(consumer.payloads('events')) == 2
+
+
+def test_bridge_that_is_killed_is_offline(ros_environment, mosquitto, tmp_path):  # noqa: ARG001  the environment counts
+    parameters = {'broker.port': mosquitto.port, 'spool.directory': tmp_path / 'spool', 'device_id': 'line_1'}
+    chosen = [word for name, value in parameters.items() for word in ('-p', f'{name}:={value}')]
+    topic = 'edge_vision/line_1/available'
+    bridge = Child('bridge', ['edge_vision.nodes', 'bridge_node', '--ros-args', *chosen], tmp_path / 'bridge.log', {})
+    try:
+        with Consumer(mosquitto.port, topic) as subscribed:
+            subscribed.wait(lambda messages: [m.payload for m in messages] == [b'online'], 60.0)
+            bridge.process.kill()
+            subscribed.wait(lambda messages: [m.payload for m in messages] == [b'online', b'offline'])
+    finally:
+        bridge.process.kill()
+        bridge.wait()
+    with Consumer(mosquitto.port, topic) as late:
+        late.wait(lambda messages: [(m.payload, m.retain) for m in messages] == [(b'offline', True)])
 
 
 def test_spool_in_use_by_another_process_stops_the_node(make_bridge, tmp_path):
     with Spool(tmp_path / 'spool'), pytest.raises(SpoolError):
         make_bridge(free_port())
+
+
+def test_nobody_else_may_look_into_the_spool(make_bridge, tmp_path):
+    make_bridge(free_port())
+    assert stat.S_IMODE((tmp_path / 'spool').stat().st_mode) == 0o700
+
+
+def test_events_that_are_too_old_are_dropped_though_none_comes(make_bridge, decision, spin_until):
+    bridge = make_bridge(free_port(), composed=True, parameters={'spool.max_age': 1.0})
+    bridge.accept(event(time.time_ns(), 'none'), None)
+    spin_until(lambda: figures(decision).get('expired_events') == '1')
+    assert figures(decision)['spool_depth'] == '0'
+    assert figures(decision)['events_dropped'] == '1'
 
 
 def test_contradicting_settings_stop_the_node(make_bridge):
@@ -198,9 +392,11 @@ def test_contradicting_settings_stop_the_node(make_bridge):
 
 
 def test_broker_settings_are_those_of_the_parameters():
-    settings = broker_settings(BridgeParams(broker_host='10.0.0.1', device_id='a/b', tls_enabled=True))
+    params = BridgeParams(broker_host='10.0.0.1', device_id='a/b', tls_enabled=True, delivery_order='stops_first')
+    settings = broker_settings(params)
     assert (settings.host, settings.port, settings.device_id) == ('10.0.0.1', 1883, 'a_b')
     assert settings.tls.enabled
+    assert settings.order == 'stops_first'
 
 
 def test_every_namespace_has_a_spool_of_its_own(monkeypatch, tmp_path):
