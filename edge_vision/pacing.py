@@ -105,7 +105,7 @@ class Window:
     """How many messages may be on their way: as few as keep the connection busy.
 
     What is on its way when either side dies has to be sent again, and may arrive twice. So the window starts small,
-    grows with every acknowledgement while those come quickly, and shrinks when they begin to wait in line; where the
+    grows with the acknowledgements while those come quickly, and shrinks when they begin to wait in line; where the
     broker falls silent, no more than the window goes out to it.
 
     Args:
@@ -114,6 +114,7 @@ class Window:
     """
 
     _START = 2  # an event and its picture
+    _GROWTH = 0.25  # per acknowledgement, that is by a quarter per round trip: from 2 to 64 in 16 of them
     _SLACK = 0.003  # s in which no line has formed: this machine was busy with something else
     _FRESH = 10.0  # s for which the quickest answer is one to compare with
 
@@ -125,7 +126,12 @@ class Window:
 
     def restart(self) -> None:
         """Start small again, as nothing is on its way."""
-        self.size = min(self._START, self._most)
+        self._size = float(min(self._START, self._most))
+
+    @property
+    def size(self) -> int:
+        """How many messages may be on their way."""
+        return int(self._size)
 
     def acknowledged(self, sent: float, now: float, used: int) -> None:
         """Learn from an acknowledgement.
@@ -140,6 +146,7 @@ class Window:
         if took < self._quickest or now - self._measured > self._FRESH:
             self._quickest, self._measured = took, now
         if took <= 2 * self._quickest + self._SLACK:
-            self.size = min(self.size + (2 * used >= self.size), self._most)
+            if 2 * used >= self._size:
+                self._size = min(self._size + self._GROWTH, self._most)
         else:
-            self.size = max(self.size - 1, min(self._START, self._most))
+            self._size = max(self._size - 1.0, min(self._START, self._most))
