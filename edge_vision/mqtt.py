@@ -522,7 +522,8 @@ class Sender:
         try:
             self._await(connection, lambda: connection.answer(mid) is not None)
         except _BrokerError as error:
-            lost = self._suspect[1] + 1 if self._suspect[0] == seq else 1
+            lost = self._suspect[1] if self._suspect[0] == seq else 0
+            lost += not (connection.goodbye or isinstance(error, _MessageRefusedError))  # without a reason of its own
             # What MQTT does not allow is how mosquitto answers a message above its message_size_limit.
             said_so = connection.goodbye == _TOO_LARGE or isinstance(error, _OddAnswerError)
             if said_so or lost >= _PATIENCE:

@@ -115,7 +115,7 @@ class Window:
 
     _START = 2  # an event and its picture
     _GROWTH = 0.25  # per acknowledgement, that is by a quarter per round trip: from 2 to 64 in 16 of them
-    _SLACK = 0.003  # s in which no line has formed: this machine was busy with something else
+    _SLACK = 0.005  # s in which no line has formed: this machine was busy with something else
     _FRESH = 10.0  # s for which the quickest answer is one to compare with
 
     def __init__(self, most: int) -> None:

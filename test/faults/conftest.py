@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import pytest
+import wall_clock
+from fault_table import Row, page
+from faulty_line import Line
+from machine import LOCK_TIMEOUT, Machine, Spinning
+from mqtt_broker import Mosquitto, free_port
+
+ROWS = pytest.StashKey()
+
+
+def pytest_addoption(parser):
+    parser.addoption('--faults-table', type=Path, help='write what the faults did to this Markdown file')
+
+
+def pytest_configure(config):
+    config.stash[ROWS] = []
+
+
+def pytest_sessionfinish(session, exitstatus):
+    path, rows = session.config.getoption('faults_table', None), session.config.stash.get(ROWS, [])
+    if path and rows and exitstatus == 0:
+        path.write_text(page(rows, LOCK_TIMEOUT))
+
+
+@pytest.fixture
+def note(pytestconfig, line):
+    """Keep a row for the table."""
+
+    def keep(*, fault, held_by, held_after=None, bound=None, moves=0, released_by):
+        row = Row(fault, line.mode, held_by, held_after, bound, moves, released_by)
+        pytestconfig.stash.setdefault(ROWS, []).append(row)
+        print(row.line())  # noqa: T201  seen with -s, and when the test fails
+
+    return keep
+
+
+@pytest.fixture(scope='module')
+def by_udp(ros_environment):  # noqa: ARG001  it is the environment that counts
+    """Let processes talk by UDP: those that are killed leave Fast DDS' shared memory such that others may go deaf."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('FASTDDS_BUILTIN_TRANSPORTS', 'UDPv4')
+        yield
+
+
+@pytest.fixture(scope='module')
+def broker(tmp_path_factory):
+    """Give a broker to be killed; None where none is installed."""
+    try:
+        made = Mosquitto(tmp_path_factory.mktemp('broker'))
+    except pytest.skip.Exception:
+        yield None
+        return
+    with made:
+        yield made
+
+
+@pytest.fixture(scope='module')
+def clock_library(tmp_path_factory):
+    return wall_clock.build(tmp_path_factory.mktemp('clock'))
+
+
+@pytest.fixture(scope='module', params=['composed', 'separate'])
+def started(request, by_udp, broker, clock_library, tmp_path_factory):  # noqa: ARG001  it is the environment that counts
+    """Give a line in either mode and its machine, shared by the tests, which `line` heals."""
+    port = broker.port if broker else free_port()
+    spinning = Spinning(Machine)
+    made = Line(request.param, tmp_path_factory.mktemp(request.param), spinning.node, port, clock_library)
+    try:
+        yield made
+    finally:
+        made.close()
+        spinning.close()
+
+
+@pytest.fixture
+def line(started):
+    """Give a line whose machine moves."""
+    started.put_in_order()
+    return started
+
+
+@pytest.fixture
+def machine(line):
+    return line.machine
