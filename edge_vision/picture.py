@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from .frames import Image
 
-GRID = (96, 72)  # samples across and down
-SMOOTHING = (9, 9)  # samples that are averaged: sensor noise goes, shapes stay
-STEP = 3  # every how many of the averages is looked at
+GRID = (64, 48)  # samples across and down
+SMOOTHING = (7, 7)  # samples that are averaged: sensor noise goes, shapes stay
+STEP = 2  # every how many of the averages is looked at
 TAIL = 0.05  # share of the averages left out at either end
 
 
@@ -78,7 +78,7 @@ SLOW = slow_gradients()
 
 
 def contrast(samples: Any) -> float:
-    """Measure how far the grey levels of a grid of samples, shape (72, 96), reach apart."""
+    """Measure how far the grey levels of a grid of samples, shape (48, 64), reach apart."""
     averages = cv2.boxFilter(samples, cv2.CV_32F, SMOOTHING)[::STEP, ::STEP].ravel()
     averages -= SLOW @ (averages @ SLOW)
     low = round(TAIL * (averages.size - 1))

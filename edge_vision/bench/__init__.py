@@ -21,7 +21,7 @@ from ..errors import ConfigurationError
 from ..frames import Image
 from ..runtimes import RUNTIMES
 from ..simulator.source import ConveyorSource
-from . import decision, delivery, detector, picture, spool
+from . import decision, delivery, detector, mqtt, picture, spool
 from .figures import show, shown
 
 SIZES = ((640, 480), (1920, 1080))
@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     report['picture'] = list(shown(picture.looks(pictures, args.duration), picture.cells))
     report['decision'] = list(shown(decision.decisions(args.duration), decision.cells))
     report['spool'] = list(shown(spool.insertions(args.duration), spool.cells))
+    report['mqtt'] = list(shown(mqtt.sendings(args.duration), mqtt.cells))
     report['stops'] = list(shown(spool.stops(args.duration), spool.stop_cells))
     if args.json:
         save(args.json, report)

@@ -264,6 +264,8 @@ class BridgeNode(Node):
             'in_flight': state.in_flight,
             'spool_bytes': self._spool.bytes,
             'resent': state.resent,
+            'held_back': state.held_back,
+            'pictures_refused': state.pictures_refused,
             'connects': state.connects,
             'without_picture': self._without_picture,
             'malformed': self._malformed,

@@ -140,6 +140,7 @@ class CameraNode(Node):
     def _hand_on(self, frame: Frame) -> None:
         if self._frames is not None:
             self._frames.put(frame)
+            time.sleep(0)  # lets go of the interpreter: the detector goes first
         self._captured += 1
         if self._image_pub.get_subscription_count():
             self._image_pub.publish(image_to_msg(frame))

@@ -122,12 +122,12 @@ class DetectorNode(Node):
                 self._fail(error)
 
     def _process(self, frame: Frame) -> None:
-        picture = self._picture_watch.look(frame.image)
         age_ns = self.get_clock().now().nanoseconds - frame.stamp_ns
         detector = self._detector
         start_ns, malformed = time.monotonic_ns(), detector.malformed
         detections = detector.detect(frame)
         times = InferenceTimes(age_ns, time.monotonic_ns() - start_ns)
+        picture = self._picture_watch.look(frame.image)  # now that its pixels are at hand
         if detector.malformed != malformed:
             raise ModelError('the model gave boxes that are not finite; what else it gave is not trusted either')
         if self._tracking:

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
+import cv2
 import rclpy
 from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
@@ -24,7 +25,7 @@ from .memory import keep_freed_memory, leave_alone_what_stays
 
 # Python gives a waiting thread the interpreter after this long, s. The default of 5 ms would be most
 # of the time there is between a frame and the stop command.
-SWITCH_INTERVAL = 0.0005
+SWITCH_INTERVAL = 0.0001
 LONGEST_WAIT = 0.1  # s until a signal is noticed when nothing else happens
 crashed = threading.Event()  # a worker of this process is dead
 # What rclpy raises for arguments and parameter files that it cannot use.
@@ -79,6 +80,7 @@ def run(make_nodes: Callable[[], Sequence[Node]], args: Sequence[str] | None = N
 
     """
     sys.setswitchinterval(SWITCH_INTERVAL)
+    cv2.setNumThreads(1)  # the network has all CPUs; waking threads beside it takes longer than they save
     keep_freed_memory()
     log = logging.getLogger('edge_vision')
     log.setLevel(logging.INFO)
