@@ -25,6 +25,8 @@ Made on {cpus} virtual CPUs by
 The wall clock is stepped for the processes under test only, by a preloaded library; a full disk is a limit of 0 bytes
 for files of the process. Processes talk by UDP (docs/dds.md says why). `cmd_vel_in`, the pictures and the broker's
 connection go on as before in every row.
+A decision that is paused between its look at the clock and the message it was about to send sends that message when it
+wakes up: at most one heartbeat, in one waking of many (`commands to move` of its SIGSTOP). It stops with the next one.
 """
 
 
