@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from . import durable
 from .causes import OPERATOR_STOP, UNREADABLE_LATCHES
 from .decision import Cause
 from .errors import ConfigurationError
@@ -25,17 +26,7 @@ def save(path: Path, causes: Iterable[Cause]) -> None:
 
     """
     held = [{'name': c.name, 'source': c.source, 'action': c.action, 'reason': c.reason} for c in causes]
-    partial = path.with_name(f'{path.name}.partial')
-    with partial.open('w', encoding='utf-8') as file:
-        json.dump({'format': FORMAT, 'held': held}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    durable.write(path, json.dumps({'format': FORMAT, 'held': held}).encode())
 
 
 def load(path: Path, now_ns: int) -> tuple[Cause, ...]:

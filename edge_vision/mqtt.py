@@ -231,6 +231,19 @@ class BrokerSettings:
         except ValueError:
             return self.host == 'localhost'
 
+    def prepare(self, client: paho.Client) -> None:
+        """Give a client its credentials and its TLS, before it connects.
+
+        Raises:
+            ConfigurationError: Credentials or certificates cannot be read.
+
+        """
+        credentials = self.credentials()
+        if credentials is not None:
+            client.username_pw_set(*credentials)
+        if self.uses_tls:
+            client.tls_set_context(self.tls.context())
+
     def credentials(self) -> tuple[str, str | None] | None:
         """Read user name and password; the password is None where only a user name is given.
 
@@ -798,11 +811,7 @@ class _Connection:
         client.on_log = self._on_log
         client.on_publish = self._on_publish
         client.on_disconnect = self._on_disconnect
-        credentials = settings.credentials()
-        if credentials is not None:
-            client.username_pw_set(*credentials)
-        if settings.uses_tls:
-            client.tls_set_context(settings.tls.context())
+        settings.prepare(client)
         return client
 
     def _dial(self) -> None:

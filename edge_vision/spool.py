@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import os
 import sqlite3
 import threading
 import time
@@ -16,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from .durable import sync_directory
 from .errors import ConfigurationError, SpoolError
 from .events import Event, EventError
 from .rescue import rescued
@@ -349,7 +349,7 @@ class Spool:
             self._set_aside = damaged.name
             self._writer = _open_database(path)
             self._take_over(damaged)
-        _sync_directory(self._directory)
+        sync_directory(self._directory)
         # An event must be on disk before anyone is told: with FULL each commit waits for the disk, so that a power
         # cut takes nothing back. A deletion need not wait: at worst an event is sent again, under the same id.
         self._writer.execute('PRAGMA synchronous = FULL')
@@ -579,15 +579,6 @@ def _set_aside(path: Path, error: Exception) -> Path:
         for suffix in _PARTS:
             old.with_name(old.name + suffix).unlink(missing_ok=True)
     return damaged
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the names of new files as durable as their content."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _opened(connection: sqlite3.Connection | None) -> sqlite3.Connection:

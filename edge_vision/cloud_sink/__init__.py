@@ -299,11 +299,7 @@ class Connection:
         client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
-        credentials = settings.credentials()
-        if credentials is not None:
-            client.username_pw_set(*credentials)
-        if settings.uses_tls:
-            client.tls_set_context(settings.tls.context())
+        settings.prepare(client)
         return client
 
     def _dial(self, settings: BrokerSettings) -> None:

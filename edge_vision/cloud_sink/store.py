@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 from urllib.parse import quote
 
+from .. import durable
 from ..errors import ConfigurationError, SpoolError
 from ..events import Event, EventError, topic_segment
 
@@ -218,7 +218,7 @@ class Store:
             if waiting.exists():  # else it was moved before this was killed
                 _make_directory(place.parent)
                 waiting.replace(place)
-                _sync(place.parent)
+                durable.sync_directory(place.parent)
 
     def _take_picture(
         self, connection: sqlite3.Connection, device: str, event_id: str, arrival: Arrival, notes: list[str]
@@ -337,24 +337,9 @@ def _make_directory(path: Path) -> None:
         if path.parent != path:
             _make_directory(path.parent)
         path.mkdir(mode=0o700, exist_ok=True)
-        _sync(path.parent)
+        durable.sync_directory(path.parent)
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all, whatever dies."""
     _make_directory(path.parent)
-    part = path.with_name(f'{path.name}.part')
-    with part.open('wb') as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    durable.write(path, content)
