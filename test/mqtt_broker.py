@@ -79,7 +79,9 @@ class Mosquitto:
         with (self._directory / 'mosquitto.log').open('ab') as log:
             command = [self._path, '-c', str(self._directory / 'mosquitto.conf')]
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        assert wait_until(lambda: accepts(self.port)), (self._directory / 'mosquitto.log').read_text()
+        log_file = self._directory / 'mosquitto.log'
+        assert wait_until(lambda: accepts(self.port) or self._process.poll() is not None), log_file.read_text()
+        assert self._process.poll() is None, log_file.read_text()
 
     def stop(self):
         """End it in an orderly way."""

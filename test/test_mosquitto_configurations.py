@@ -9,7 +9,7 @@ from pathlib import Path
 
 import paho.mqtt.client as paho
 import pytest
-from mqtt_broker import DEADLINE, accepts, free_port, require_mosquitto, wait_until
+from mqtt_broker import DEADLINE, Mosquitto, free_port, require_mosquitto, wait_until
 from test_cloud_sink import Process
 
 from edge_vision.events import Event, event_id
@@ -20,12 +20,12 @@ SHIPPED = Path(__file__).resolve().parent.parent / 'docs' / 'mosquitto'
 NAMES = ('line1', 'line2', 'cloud-sink')
 
 
-class Broker:
+class Broker(Mosquitto):
     """mosquitto with shipped configurations, in a directory of its own instead of /etc and with a port of its own."""
 
     def __init__(self, directory, *files, remote=0):
         self._path = require_mosquitto()
-        self.directory = directory
+        self._directory = directory
         self.port = free_port()
         (directory / 'data').mkdir()
         text = '\n'.join((SHIPPED / file).read_text() for file in files)
@@ -36,28 +36,10 @@ class Broker:
         main = f'{user}persistence true\npersistence_location {directory}/data/\n'  # as in Debian's mosquitto.conf
         (directory / 'mosquitto.conf').write_text(main + text)
 
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *_):
-        self.kill()
-
-    def start(self):
-        with (self.directory / 'mosquitto.log').open('ab') as log:
-            command = [self._path, '-c', str(self.directory / 'mosquitto.conf')]
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        assert wait_until(lambda: accepts(self.port) or self._process.poll() is not None)
-        assert self._process.poll() is None, (self.directory / 'mosquitto.log').read_text()
-
     def wait_saved(self):
         """Wait until all that it has now is on disk."""
-        now_ns, saved = time.time_ns(), self.directory / 'data/mosquitto.db'
+        now_ns, saved = time.time_ns(), self._directory / 'data/mosquitto.db'
         assert wait_until(lambda: saved.exists() and saved.stat().st_mtime_ns > now_ns)
-
-    def kill(self):
-        self._process.kill()
-        self._process.wait(DEADLINE)
 
 
 @pytest.fixture(scope='session')
