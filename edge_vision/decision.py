@@ -277,15 +277,17 @@ class Decision:
             state.begin_again()
         self._judge_pictures(state, step)
         if state.fresh >= self._params.release_consecutive_frames:
-            step.ended += self._held(source, BLIND)
+            step.ended += self._blind_to(source)
         rows, rules = self._applied[source]
-        matches = self._book.match(detections)[rows]
-        boxes = np.nonzero(matches)[1].tolist()
-        end = 0
-        for rule, count in zip(rules, np.count_nonzero(matches, axis=1).tolist(), strict=True):
+        matches = self._book.match(detections)
+        if len(rows) < len(matches):
+            matches = matches[rows]
+        rule_of, box_of = matches.nonzero()
+        boxes, end = box_of.tolist(), 0
+        for rule, count in zip(rules, np.bincount(rule_of, minlength=len(rules)).tolist(), strict=True):
             start, end = end, end + count
             self._apply(rule, state, boxes[start:end], step)
-        return self._finish(step, flagged=np.flatnonzero(matches.any(axis=0)), fresh=fresh)
+        return self._finish(step, flagged=matches.any(axis=0).nonzero()[0], fresh=fresh)
 
     def reject(self, source: str, now_ns: int) -> Outcome:
         """Note that something unusable came from a source: no fresh look, and every clear run starts again."""
@@ -409,7 +411,7 @@ class Decision:
                 continue
             state.go_silent()
             age = (step.now_ns - state.captured_ns) / 1e9
-            if not self._held(source, BLIND):
+            if not self._blind_to(source):
                 reason = f'the newest image of {source} is {age:.3f} s old, allowed are {self._params.source_timeout} s'
                 cause = Cause(NO_FRESH_IMAGE, source, 'stop', step.now_ns, reason, stamp_ns=state.stamp_ns or 0)
                 self._causes[cause.key] = cause
@@ -417,8 +419,9 @@ class Decision:
             if age < 0:  # time went back: what comes from now on is new
                 state.captured_ns = state.stamp_ns = None
 
-    def _held(self, source: str, names: Sequence[str]) -> list[Cause]:
-        return [cause for cause in self._causes.values() if cause.source == source and cause.name in names]
+    def _blind_to(self, source: str) -> list[Cause]:
+        held = (self._causes.get((name, source, 'stop')) for name in BLIND)
+        return [cause for cause in held if cause is not None]
 
     def _apply(self, rule: Rule, state: _Source, matched: list[int], step: _Step) -> None:
         """Count one frame for or against a rule and note what begins and ends by it."""
@@ -430,7 +433,7 @@ class Decision:
         if not matched and cause is None and not watch.seen and not watch.objects:
             return
         ids = step.detections.track_id if step.detections is not None else ()
-        tracks = {ids[i] for i in matched}
+        tracks = set(map(ids.__getitem__, matched))
         gone = watch.look(tracks, step.now_ns, rule.params.release_consecutive_frames if step.counts else None)
         if gone:
             self._let_go(key, gone, step)
@@ -472,7 +475,8 @@ class Decision:
         told = self._told[cause.key]
         found = step.detections
         assert found is not None  # noqa: S101  they are there
-        for i in sorted(there, key=lambda i: -float(found.score[i])):
+        untold = [i for i in there if found.track_id[i] not in told]
+        for i in sorted(untold, key=lambda i: -float(found.score[i])):
             track = found.track_id[i]
             first = not told and i == cause.box and cause in step.started
             if track in told or not watch.may_tell(track, rule.params, step.now_ns, first=first):

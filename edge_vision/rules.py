@@ -67,6 +67,16 @@ class Rule:
             )
 
 
+class _Columns(dict[str, int]):
+    """The column of every label that a rule names; the one behind them is any other label's."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        super().__init__((label, column) for column, label in enumerate(labels))
+
+    def __missing__(self, label: str) -> int:
+        return len(self)
+
+
 class RuleBook:
     """All enabled rules, ready to be applied to a frame in one go.
 
@@ -79,13 +89,14 @@ class RuleBook:
         self.rules = tuple(rule for rule in rules if rule.params.enabled)
         every = [rule.params for rule in self.rules]
         labels = sorted({label for params in every for label in params.classes})
-        self._columns = {label: column for column, label in enumerate(labels)}
+        self._columns = _Columns(labels)
         wanted = [[not p.classes or label in p.classes for label in (*labels, None)] for p in every]
         shape = len(every), len(labels) + 1  # the last column: any other label
         self._wanted = np.array(wanted, dtype=bool).reshape(shape)
         self._min_score = np.array([[p.min_score] for p in every], dtype=np.float32).reshape(-1, 1)
         self._min_area = np.array([p.min_area for p in every]).reshape(-1, 1)
         self._max_area = np.array([p.max_area for p in every]).reshape(-1, 1)
+        self._limits_area = any(p.min_area > 0.0 or p.max_area < 1.0 for p in every)
         self._zoned = [row for row, rule in enumerate(self.rules) if rule.zone is not None]
         polygons = [rule.zone for rule in self.rules if rule.zone is not None]
         self._zones = zones.ZoneSet(polygons, [every[row].anchor for row in self._zoned]) if polygons else None
@@ -101,13 +112,14 @@ class RuleBook:
             Shape (rules, detections).
 
         """
-        columns = [self._columns.get(label, -1) for label in detections.class_id]
-        found = self._wanted[:, columns] & (detections.score >= self._min_score)
+        columns = list(map(self._columns.__getitem__, detections.class_id))
+        found = self._wanted.take(columns, axis=1) & (detections.score >= self._min_score)
         if detections.image_size is None or not found.any():
             return found
-        boxes = np.clip(detections.xyxy / (detections.image_size * 2), 0.0, 1.0)
-        area = np.abs((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
-        found &= ~((area < self._min_area) | (area > self._max_area))
+        boxes = (detections.xyxy / (detections.image_size * 2)).clip(0.0, 1.0)
+        if self._limits_area:
+            area = np.abs((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+            found &= ~((area < self._min_area) | (area > self._max_area))
         if self._zones is not None:
             found[self._zoned] &= self._zones.hold(boxes)
         return found

@@ -58,14 +58,14 @@ class Watch:
         return self._wait(patience) if self._away and patience is not None else []
 
     def _come_and_go(self, tracks: set[str], now_ns: int) -> None:
-        self._here = tracks
-        for track in tracks - self.objects.keys():
-            self._add(track, now_ns)
-        for track in self._away.keys() & tracks:
-            del self._away[track]
-            self.objects[track].first = self._frame
-        for track in self.objects.keys() - tracks - self._away.keys():
+        for track in self._here - tracks:
             self._away[track] = 0
+        for track in tracks - self._here:
+            if self._away.pop(track, None) is None:
+                self._add(track, now_ns)
+            else:
+                self.objects[track].first = self._frame
+        self._here = tracks if len(self.objects) < MOST_OBJECTS else tracks & self.objects.keys()
 
     def _add(self, track: str, now_ns: int) -> None:
         if len(self.objects) >= MOST_OBJECTS and self._away:
@@ -74,9 +74,11 @@ class Watch:
             self.objects[track] = _Object(now_ns, self._frame)
 
     def _wait(self, patience: int) -> list[str]:
-        for track in self._away:
-            self._away[track] += 1
-        gone = [track for track, frames in self._away.items() if frames >= patience]
+        gone = []
+        for track, frames in self._away.items():
+            self._away[track] = frames + 1
+            if frames + 1 >= patience:
+                gone.append(track)
         for track in gone:
             self._forget(track)
         return gone

@@ -104,10 +104,14 @@ class ZoneSet:
         middle, half = (starts + ends) / 2, np.abs(ends - starts) / 2
         normal = _normals_to_the_left(starts, ends)
         low, whole = anchor == 'bottom_center', anchor == 'any'
-        self._offsets = [_offsets(axis, middle, low) for axis in (normal, RIGHT, DOWN)]
-        extents = (normal, np.zeros_like(half)), (RIGHT, half), (DOWN, half)
-        self._reaches = [_reaches(axis, extent, whole) for axis, extent in extents]
-        self._below_start, self._below_end = _offsets(DOWN, starts, low), _offsets(DOWN, ends, low)
+        axes = normal, RIGHT, DOWN
+        self._edges = len(starts)
+        self._offsets = np.concatenate([_offsets(axis, middle, low) for axis in axes] + [_offsets(DOWN, starts, low)])
+        extents = np.zeros_like(half), half, half
+        self._reaches = np.concatenate([_reaches(*pair, whole) for pair in zip(axes, extents, strict=True)])
+        self._next = np.concatenate(
+            [first + np.roll(np.arange(n), -1) for first, n in zip(self._first, counts, strict=True)]
+        )
 
     def hold(self, boxes: Points) -> Mask:
         """Tell which zones hold the anchors of which boxes.
@@ -119,22 +123,27 @@ class ZoneSet:
             Shape (zones, m).
 
         """
-        step = max(1, AT_ONCE // len(self._below_end))
-        return np.concatenate([self._hold(boxes[i : i + step]) for i in range(0, len(boxes) or 1, step)], axis=1)
+        step = max(1, AT_ONCE // self._edges)
+        if len(boxes) <= step:
+            return self._hold(boxes)
+        return np.concatenate([self._hold(boxes[i : i + step]) for i in range(0, len(boxes), step)], axis=1)
 
     def _hold(self, boxes: Points) -> Mask:
-        m = len(boxes)
-        middle, half = np.ones((4, m)), np.ones((3, m))  # x, y, y of the bottom, 1 and half width, half height, 1
-        low, high = boxes[:, :2].T, boxes[:, 2:].T
-        np.multiply(low + high, 0.5, out=middle[:2])
-        np.multiply(np.abs(high - low), 0.5, out=half[:2])
-        middle[2] = high[1]
-        aside, across, down = (offsets @ middle for offsets in self._offsets)
-        width, reach_x, reach_y = (reaches @ half for reaches in self._reaches)
-        meets = (np.abs(aside) <= width) & (np.abs(across) <= reach_x) & (np.abs(down) <= reach_y)
-        spans = (self._below_start @ middle < 0.0) != (self._below_end @ middle < 0.0)
-        inside = np.logical_xor.reduceat(spans & (aside > 0.0), self._first, axis=0)
-        return np.asarray(inside | np.logical_or.reduceat(meets, self._first, axis=0))
+        n, m = self._edges, len(boxes)
+        width = -m % 8 + m  # so that eight answers make a word
+        low, high = boxes.T[:2], boxes.T[2:]
+        middle, half = np.ones((4, width)), np.ones((3, width))  # x, y, y of the bottom, 1; half width, half height, 1
+        np.multiply(low + high, 0.5, out=middle[:2, :m])
+        np.multiply(np.abs(high - low), 0.5, out=half[:2, :m])
+        middle[2, :m] = high[1]
+        offsets = self._offsets @ middle  # along the normals, along x and along y; then the starts of the edges along y
+        near = np.abs(offsets[: 3 * n]) <= self._reaches @ half
+        meets = near[:n] & near[n : 2 * n] & near[2 * n :]
+        below = offsets[3 * n :] < 0.0
+        crosses = (below != below[self._next]) & (offsets[:n] > 0.0)
+        inside = np.bitwise_xor.reduceat(crosses.view(np.uint64), self._first, axis=0)
+        held = inside | np.bitwise_or.reduceat(meets.view(np.uint64), self._first, axis=0)
+        return held.view(np.bool_)[:, :m]
 
 
 def _normals_to_the_left(starts: Points, ends: Points) -> Points:
