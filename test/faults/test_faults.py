@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ SLACK = 1.0  # s that a fault lasts on after it was noticed, and that a busy mac
 LATE = 5.0  # s beyond the bound, which no machine is busy enough for
 HOUR = 3600.0  # s
 WAKINGS = 5
+TURN, SHARE = 0.05, 0.1  # s that a starved process runs in a row, and share of the time that it runs
 PATIENT = 5.0  # s of source_timeout where only a real stop may stop
 FRESH = f'{DEFAULTS.release_consecutive_frames} fresh pictures'
 
@@ -280,6 +282,42 @@ def test_overloaded_machine_never_moves_on_old_pictures(line, machine, note):
         released_by=FRESH,
     )
     assert oldest < UNSEEN + SLACK
+
+
+@separate
+def test_detector_that_gets_too_little_of_a_cpu_holds_the_machine(line, note):
+    starving = Starving(line)
+    holds_while(
+        line,
+        note,
+        starving.begin,
+        starving.end,
+        fault=f'detector gets {SHARE:.0%} of the time, {TURN} s in a row',
+        cause='no_fresh_image',
+        bound=UNSEEN,
+    )
+
+
+class Starving:
+    """Lets the detector run for a small share of the time, as too much else to do would."""
+
+    def __init__(self, line):
+        self._line, self._enough = line, threading.Event()
+        self._thread = threading.Thread(target=self._ration, daemon=True)
+
+    def _ration(self):
+        while not self._enough.is_set():
+            self._line.send('detector', signal.SIGSTOP)
+            self._enough.wait(TURN / SHARE - TURN)
+            self._line.send('detector', signal.SIGCONT)
+            self._enough.wait(TURN)
+
+    def begin(self):
+        self._thread.start()
+
+    def end(self):
+        self._enough.set()
+        self._thread.join()
 
 
 @contextmanager
