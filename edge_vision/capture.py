@@ -101,7 +101,8 @@ def open_source(
     Args:
         video_device: V4L2 device (``/dev/video0``, ``/dev/v4l/by-id/...`` or a number), URL (see `SCHEMES`),
             GStreamer pipeline (anything with a ``!``), video file, picture, or folder of pictures.
-        framerate: Pictures per second asked of a device, or at which a file is played; 0 means its own.
+        framerate: Pictures per second asked of a device, or at which a file is played; 0 means its own, infinity
+            plays a file as fast as it can be read.
         image_width: Width asked of a device or the simulator, pixels; 0 means its own.
         image_height: Height asked of a device or the simulator, pixels; 0 means its own.
         pixel_format: FourCC asked of a V4L2 device; '' means its own.
@@ -123,7 +124,8 @@ def open_source(
     if not video_device:
         raise SourceError('video_device is empty, expected a device, URL, pipeline, file or folder')
     path = Path(video_device).expanduser()
-    if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
+    might_be_folder = path.is_dir() or not (path.suffix or path.exists())  # it may be mounted later
+    if might_be_folder or path.suffix.lower() in IMAGE_SUFFIXES:
         return Pictures(path, request)
     return VideoFile(path, request)
 
@@ -406,6 +408,8 @@ def list_pictures(path: Path) -> list[Path]:
         SourceError: There are none.
 
     """
+    if not path.exists():
+        raise SourceError(f'video_device {str(path)!r} does not exist, expected a video, picture or folder')
     if not path.is_dir():
         return [path]
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)

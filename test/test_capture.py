@@ -170,6 +170,16 @@ def test_a_source_that_gives_no_pictures_says_why_in_one_line(tmp_path, capfd, m
     assert capfd.readouterr() == ('', '')
 
 
+def test_a_folder_that_is_not_there_yet_gives_its_pictures_once_it_is(tmp_path):
+    source = open_source(str(tmp_path / 'mounted_later'))
+    with pytest.raises(SourceError, match='does not exist'):
+        source.open()
+    (tmp_path / 'mounted_later').mkdir()
+    cv2.imwrite(str(tmp_path / 'mounted_later' / 'a.png'), np.full((4, 6, 3), 7, np.uint8))
+    source.open()
+    assert source.read()[0].shape == (4, 6, 3)
+
+
 def test_a_video_that_is_cut_off_ends_early(tmp_path, video):
     content = video.read_bytes()
     cut = write(tmp_path / 'cut.avi', content[: (content.index(b'movi') + content.index(b'idx1')) // 2])
