@@ -1,9 +1,11 @@
-"""Files that a crash or a power cut leaves whole."""
+"""Files that a crash or a power cut leaves whole, and that one process has for itself."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
+from typing import TextIO
 
 
 def write(path: Path, content: bytes) -> None:
@@ -34,3 +36,20 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def lock(path: Path) -> TextIO:
+    """Keep other processes out until the file is closed, or this process has died.
+
+    Raises:
+        BlockingIOError: Another process has it.
+        OSError: The disk refuses.
+
+    """
+    file = path.open('w')
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        file.close()
+        raise
+    return file

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import sqlite3
 import threading
@@ -15,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from .durable import sync_directory
+from . import durable
 from .errors import ConfigurationError, SpoolError
 from .events import Event, EventError
 from .rescue import rescued
@@ -329,14 +328,11 @@ class Spool:
             self._directory.chmod(0o700)
 
     def _lock_directory(self) -> TextIO:
-        lock_file = (self._directory / 'lock').open('w')
         try:
-            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return durable.lock(self._directory / 'lock')
         except BlockingIOError as error:
-            lock_file.close()
             msg = f'spool.directory is {str(self._directory)!r}, which another process uses; give each bridge its own'
             raise SpoolError(msg) from error
-        return lock_file
 
     def _connect(self) -> None:
         path = self._directory / DATABASE
@@ -349,7 +345,7 @@ class Spool:
             self._set_aside = damaged.name
             self._writer = _open_database(path)
             self._take_over(damaged)
-        sync_directory(self._directory)
+        durable.sync_directory(self._directory)
         # An event must be on disk before anyone is told: with FULL each commit waits for the disk, so that a power
         # cut takes nothing back. A deletion need not wait: at worst an event is sent again, under the same id.
         self._writer.execute('PRAGMA synchronous = FULL')

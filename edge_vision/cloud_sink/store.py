@@ -6,7 +6,6 @@ file that was cut off in the middle of a line has none. The events themselves ar
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -151,14 +150,11 @@ class Store:
         return notes
 
     def _lock(self) -> TextIO:
-        lock_file = (self._directory / 'lock').open('w')
         try:
-            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return durable.lock(self._directory / 'lock')
         except BlockingIOError as error:
-            lock_file.close()
             msg = f'--output is {str(self._directory)!r}, which another cloud-sink uses; give each its own'
             raise ConfigurationError(msg) from error
-        return lock_file
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
