@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_vision.events import Event, event_id
-from edge_vision.pacing import RateLimit, SendQueue, Window
+from edge_vision.mqtt.pacing import RateLimit, SendQueue, Window
 from edge_vision.spool import Spool
 
 

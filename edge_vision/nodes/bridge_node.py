@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import os
 import re
 import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import Any
 
 from rclpy.expand_topic_name import expand_topic_name
@@ -22,11 +20,12 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from ..errors import EncodingError, SpoolError
-from ..events import Event, EventError, default_device_id, topic_segment
+from ..events import Event, EventError
 from ..evidence import encode
 from ..frames import Frame
-from ..mqtt import BrokerSettings, Sender, TlsSettings
+from ..mqtt import Sender, settings_of
 from ..params import BridgeParams
+from ..places import spool_directory
 from ..spool import Spool
 from ..waiting import Flagged, Waiting
 from . import diagnostics, qos
@@ -63,7 +62,7 @@ class BridgeNode(Node):
         self._cleanup = ExitStack()
         super().__init__('bridge', **kwargs)
         self._params = declare_and_follow(self, BridgeParams)
-        self._settings = broker_settings(self._params)
+        self._settings = settings_of(self._params)
         self._composed = composed
         self._spool = Spool(
             spool_directory(self._params, self.get_namespace()),
@@ -286,36 +285,6 @@ class BridgeNode(Node):
         return diagnostics.Health(diagnostics.OK, 'connected', figures)
 
 
-def broker_settings(params: BridgeParams) -> BrokerSettings:
-    """Translate the node's parameters.
-
-    Raises:
-        ConfigurationError: They contradict each other, or a file they name cannot be read.
-
-    """
-    plain = False if params.allow_insecure else None
-    return BrokerSettings(
-        host=params.broker_host,
-        port=params.broker_port,
-        tls=TlsSettings(
-            enabled=True if params.tls_enabled else plain,
-            ca_file=params.tls_ca_certificate,
-            certificate_file=params.tls_client_certificate,
-            key_file=params.tls_client_key,
-        ),
-        allow_insecure=params.allow_insecure,
-        client_id=params.client_id,
-        credentials_file=params.credentials_file,
-        keep_alive=round(params.keep_alive_interval),
-        topic_prefix=params.topic_prefix,
-        device_id=topic_segment(params.device_id) if params.device_id else default_device_id(),
-        max_payload_bytes=params.max_payload_bytes,
-        max_events_per_second=params.max_events_per_second,
-        max_bytes_per_second=params.max_bytes_per_second,
-        order=params.delivery_order,
-    )
-
-
 def event_of_another_process(text: str) -> Event:
     """Read an event that could also be stored and sent.
 
@@ -336,14 +305,6 @@ def event_of_another_process(text: str) -> Event:
         msg = f'event {event.id!r} holds half a character, which no text can carry'
         raise EventError(msg) from error
     return event
-
-
-def spool_directory(params: BridgeParams, namespace: str) -> Path:
-    """Return where events are kept: one directory per namespace, as only one process may have it open."""
-    if params.spool_directory:
-        return Path(params.spool_directory).expanduser()
-    data = Path(os.environ.get('XDG_DATA_HOME') or '~/.local/share').expanduser()
-    return data / 'edge_vision' / 'spool' / topic_segment(namespace.strip('/') or 'default')
 
 
 def make_nodes() -> list[Node]:

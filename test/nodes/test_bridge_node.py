@@ -18,10 +18,12 @@ from edge_vision.demo.processes import Child
 from edge_vision.errors import ConfigurationError, SpoolError
 from edge_vision.events import BBox, Event, Evidence, event_id
 from edge_vision.frames import Frame
+from edge_vision.mqtt import settings_of
 from edge_vision.nodes import qos
-from edge_vision.nodes.bridge_node import EVENTS_WAITING, BridgeNode, broker_settings, spool_directory
+from edge_vision.nodes.bridge_node import EVENTS_WAITING, BridgeNode
 from edge_vision.nodes.convert import image_to_msg
 from edge_vision.params import BridgeParams
+from edge_vision.places import spool_directory
 from edge_vision.spool import Spool
 
 
@@ -393,7 +395,7 @@ def test_contradicting_settings_stop_the_node(make_bridge):
 
 def test_broker_settings_are_those_of_the_parameters():
     params = BridgeParams(broker_host='10.0.0.1', device_id='a/b', tls_enabled=True, delivery_order='stops_first')
-    settings = broker_settings(params)
+    settings = settings_of(params)
     assert (settings.host, settings.port, settings.device_id) == ('10.0.0.1', 1883, 'a_b')
     assert settings.tls.enabled
     assert settings.order == 'stops_first'

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 
-from .spool import Spool, StoredEvent
+from ..spool import Spool, StoredEvent
 
 ORDERS = ('oldest_first', 'stops_first')
 
