@@ -13,11 +13,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-import yaml
 
+from .. import configuration
 from ..capture import masked, video_length
 from ..errors import ConfigurationError
-from ..params import DecisionParams, from_values
+from ..params import DecisionParams
 from ..rules import Rule, rules_from_values
 from ..share import CONVEYOR_MODEL, share_file
 from .cloud import Cloud
@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--duration', type=float, default=0.0, help='seconds; default: 25, or the length of a file')
     parser.add_argument('--framerate', type=float, default=0.0, help="default: 60, separate 30, a file's own")
     parser.add_argument('--seed', type=int, default=1, help='seed of the simulated line')
-    parser.add_argument('--backend', default='', help="auto, openvino or onnxruntime; default: the parameters file's")
+    parser.add_argument(
+        '--backend', default='', help="auto, tensorrt, openvino or onnxruntime; default: the parameters file's"
+    )
     parser.add_argument(
         '--cloud-delay',
         default='50-500',
@@ -155,30 +157,9 @@ def _check_writable(path: Path) -> None:
 
 def read_rules(params_file: Path) -> tuple[Rule, ...]:
     """Read the decision node's rules from a ROS parameters file, for the pictures and to refuse bad ones early."""
-    try:
-        content = yaml.safe_load(params_file.read_text(encoding='utf-8'))
-    except OSError as error:
-        raise ConfigurationError(f'--params-file is {str(params_file)!r}: {error.strerror}') from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = str(error).replace('\n', ' ')
-        raise ConfigurationError(f'--params-file {str(params_file)!r} is not YAML: {where}') from error
-    values: dict[str, Any] = {}
-    for node, sections in content.items() if isinstance(content, dict) else ():
-        given = sections.get('ros__parameters') if isinstance(sections, dict) else None
-        if not isinstance(given, dict):
-            raise ConfigurationError(f'--params-file {str(params_file)!r} has no ros__parameters below {node!r}')
-        if str(node).rpartition('/')[2] in ('decision', '**'):
-            values.update(_flat(given))
-    from_values(DecisionParams, values)
-    return rules_from_values(values)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-    """Join the keys of nested mappings by dots, as ROS does."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat.update(_flat(value, f'{prefix}{key}.') if isinstance(value, dict) else {f'{prefix}{key}': value})
-    return flat
+    (pipe,) = configuration.read(params_file)[:1]
+    pipe.params(DecisionParams)
+    return rules_from_values(pipe.values(DecisionParams))
 
 
 def read_round_trip(text: str) -> tuple[float, float] | None:
