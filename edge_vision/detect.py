@@ -18,15 +18,18 @@ from .detector import Detector
 from .drawing import annotate
 from .errors import ConfigurationError
 from .frames import Frame, Image
-from .runtimes import PRECISIONS, RUNTIMES, open_runtime
+from .runtimes import PRECISIONS, RUNTIMES, Options, open_runtime
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument('images', metavar='IMAGE', nargs='+', type=Path, help='picture file')
-    parser.add_argument('--model', metavar='FILE', required=True, help='YOLOv8 detection model (.onnx, .xml)')
+    parser.add_argument('--model', metavar='FILE', required=True, help='YOLOv8 detection model, as a file or engine')
     parser.add_argument('--backend', default='auto', choices=['auto', *RUNTIMES], help='what runs it [%(default)s]')
     parser.add_argument('--precision', default='fp32', choices=PRECISIONS, help='what it computes in [%(default)s]')
+    parser.add_argument(
+        '--provider', metavar='NAME', action='append', default=[], help='execution provider of ONNX Runtime, repeatable'
+    )
     parser.add_argument('--confidence', type=share, default=0.25, help='drop boxes scoring below this [%(default)s]')
     parser.add_argument('--nms', type=share, default=0.45, help='drop boxes overlapping more than this [%(default)s]')
     parser.add_argument('--json', action='store_true', help='print a JSON list per picture, in the order given')
@@ -49,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
     """
     targets = saved_paths(args.images, args.save) if args.save else []
-    runtime = open_runtime(args.backend, args.model, precision=args.precision)
+    runtime = open_runtime(args.backend, args.model, Options(precision=args.precision, providers=tuple(args.provider)))
     detector = Detector(runtime, confidence_threshold=args.confidence, nms_threshold=args.nms)
     found = []
     for i, path in enumerate(args.images):

@@ -4,6 +4,7 @@
 
     EdgeVisionError
     ├── ConfigurationError   a parameter, rule, argument or file the user wrote
+    │   └── RuntimeUnavailable   an inference runtime that is absent or cannot work on this machine
     ├── SourceError          a camera, stream or file that gives no pictures
     │   └── EndOfStream      a file or folder that has been read to its end
     ├── ModelError           a model that is missing, damaged or not YOLOv8 detection
@@ -21,6 +22,10 @@ class EdgeVisionError(Exception):
 
 class ConfigurationError(EdgeVisionError):
     """A value the user wrote is not usable."""
+
+
+class RuntimeUnavailable(ConfigurationError):  # noqa: N818  a state of the machine, not a fault in what was written
+    """An inference runtime is not installed, or cannot work on this machine; another one may."""
 
 
 class SourceError(EdgeVisionError):

@@ -162,16 +162,34 @@ class DetectorParams:
     NODE: ClassVar[str] = 'detector'
 
     model_file_path: str = param(
-        '', 'Model file (.onnx, .xml); empty: the conveyor model of this package', read_only=True
+        '', 'Model file (.onnx, .pt, .xml, .engine); empty: the conveyor model of this package', read_only=True
     )
     backend: str = param(
         'auto',
-        'Inference runtime; auto takes the fastest one that is installed',
-        one_of=('auto', 'openvino', 'onnxruntime'),
+        'Inference runtime; auto takes the first of these that works here',
+        one_of=('auto', 'tensorrt', 'openvino', 'onnxruntime'),
         read_only=True,
     )
     precision: str = param(
         'fp32', 'Numbers that the network computes with', one_of=('fp32', 'fp16', 'int8'), read_only=True
+    )
+    engine_file_path: str = param(
+        '', 'TensorRT engine to use, built there if missing; empty: kept in the engine cache', read_only=True
+    )
+    force_engine_update: bool = param(False, 'Build the TensorRT engine anew at start', read_only=True)
+    calibration_directory: str = param(
+        '',
+        'Folder of pictures that int8 is calibrated and an engine validated with; empty: the simulated line, no int8',
+        read_only=True,
+    )
+    validate_engine: bool = param(
+        True, "Refuse a TensorRT engine whose boxes differ from the model's in fp32", read_only=True
+    )
+    dla_core: int = param(
+        -1, 'Deep learning accelerator that the TensorRT engine runs on; -1: the GPU', bounds=(-1, 7), read_only=True
+    )
+    providers: tuple[str, ...] = param(
+        (), 'Execution providers of ONNX Runtime, best first; empty: CUDA where it works, else the CPU', read_only=True
     )
     threads: int = param(0, 'CPU threads for inference; 0: all', bounds=(0, 256), read_only=True)
     confidence_threshold: float = param(0.25, 'Drop detections scoring below this', bounds=(0.0, 1.0))

@@ -51,6 +51,13 @@ def test_json_is_a_list_of_boxes_per_picture(run, capsys, backend):
     ]
 
 
+def test_a_provider_of_onnxruntime_can_be_named(run, capsys):
+    assert run('a.png', '--model', 'm.onnx', '--json', '--provider', 'CPUExecutionProvider') == 0
+    assert len(json.loads(capsys.readouterr().out)[0]) == 2
+    with pytest.raises(ConfigurationError, match="no provider 'MoonExecutionProvider'"):
+        run('a.png', '--model', 'm.onnx', '--provider', 'MoonExecutionProvider')
+
+
 def test_json_of_pictures_without_objects_has_empty_lists(run, capsys):
     run('a.png', 'b.png', '--model', 'blind.onnx', '--json')
     assert json.loads(capsys.readouterr().out) == [[], []]

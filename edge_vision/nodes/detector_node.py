@@ -21,7 +21,7 @@ from ..frames import Frame, FrameSlot, Slot
 from ..metrics import Rate, Window
 from ..params import DetectorParams
 from ..picture import Picture, PictureWatch
-from ..runtimes import open_runtime
+from ..runtimes import open_runtime, options_of
 from ..share import CONVEYOR_MODEL, share_file
 from ..tracking import Tracker
 from . import diagnostics, qos
@@ -56,7 +56,7 @@ class DetectorNode(Node):
         super().__init__('detector', **kwargs)
         params = declare_and_follow(self, DetectorParams, self._apply)
         model = params.model_file_path or str(share_file(CONVEYOR_MODEL))
-        self._runtime = open_runtime(params.backend, model, precision=params.precision, threads=params.threads)
+        self._runtime = open_runtime(params.backend, model, options_of(params))
         self._detector = self._make_detector(params)
         self._decide, self._reject = decide, reject
         self._picture_watch, self._tracker = PictureWatch(), Tracker()

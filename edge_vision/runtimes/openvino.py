@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import ConfigurationError, ModelError
 from ..frames import Image
 from ..yolov8 import Canvas, Floats, Letterbox, candidates
-from . import metadata
+from . import Options, metadata
 
 # Importing OpenVINO forks a process that reports to a web service; where that package is absent, its stub does nothing.
 sys.modules.setdefault('openvino_telemetry', None)  # type: ignore[arg-type]
@@ -23,8 +23,8 @@ class OpenVinoRuntime:
 
     Args:
         path: Model file, .onnx or .xml.
-        precision: 'fp32', or 'fp16' on a processor that computes in half or bfloat16 precision.
-        threads: CPU threads for one inference; 0 leaves the number to OpenVINO.
+        options: ``precision`` 'fp32', or 'fp16' on a processor that computes in half or bfloat16 precision;
+            ``threads`` for one inference.
 
     Raises:
         ConfigurationError: The precision is not available on this processor.
@@ -34,18 +34,18 @@ class OpenVinoRuntime:
 
     name = 'openvino'
 
-    def __init__(self, path: Path, *, precision: str = 'fp32', threads: int = 0) -> None:
+    def __init__(self, path: Path, options: Options) -> None:
         properties = metadata.read_onnx(path) if path.suffix.lower() == '.onnx' else read_yaml(path)
         info = metadata.parse(properties, path)
         core = ov.Core()
-        model = read_model(core, path, info.input_size)
+        model = read_model(core, path, options.input_size or info.input_size)
         batch, _, height, width = model.input(0).shape
         self.labels = info.labels
         self.input_size = (height, width)
         config = {
             'PERFORMANCE_HINT': 'LATENCY',
-            'INFERENCE_PRECISION_HINT': precision_hint(core, precision),
-            **({'INFERENCE_NUM_THREADS': threads} if threads else {}),
+            'INFERENCE_PRECISION_HINT': precision_hint(core, options.precision),
+            **({'INFERENCE_NUM_THREADS': options.threads} if options.threads else {}),
         }
         try:
             compiled = core.compile_model(take_bgr_bytes(model), 'CPU', config)

@@ -23,7 +23,6 @@ from edge_vision.nodes import qos
 from edge_vision.nodes.bridge_node import EVENTS_WAITING, BridgeNode
 from edge_vision.nodes.convert import image_to_msg
 from edge_vision.params import BridgeParams
-from edge_vision.places import spool_directory
 from edge_vision.spool import Spool
 
 
@@ -399,10 +398,3 @@ def test_broker_settings_are_those_of_the_parameters():
     assert (settings.host, settings.port, settings.device_id) == ('10.0.0.1', 1883, 'a_b')
     assert settings.tls.enabled
     assert settings.order == 'stops_first'
-
-
-def test_every_namespace_has_a_spool_of_its_own(monkeypatch, tmp_path):
-    monkeypatch.setenv('XDG_DATA_HOME', str(tmp_path))
-    assert spool_directory(BridgeParams(), '/line1/left') != spool_directory(BridgeParams(), '/line1/right')
-    assert spool_directory(BridgeParams(), '/').is_relative_to(tmp_path)
-    assert spool_directory(BridgeParams(spool_directory='/data/spool'), '/x').as_posix() == '/data/spool'
