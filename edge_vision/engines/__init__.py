@@ -1,0 +1,11 @@
+"""TensorRT engines: built from a model, kept by content, and judged before they may control anything."""
+
+from .builder import BuildOptions as BuildOptions
+from .builder import BuildReport as BuildReport
+from .cache import CachedEngine as CachedEngine
+from .device import Device as Device
+from .preparation import Wanted as Wanted
+from .preparation import obtain as obtain
+from .preparation import prepare as prepare
+from .preparation import this_device as this_device
+from .preparation import wanted as wanted

@@ -1,0 +1,283 @@
+"""From a model to an engine that may be used: found or built, opened, and compared with the model it was made from."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import ConfigurationError, ModelError, RuntimeUnavailable
+from ..places import engine_directory
+from ..runtimes import Runtime
+from ..validation import DEFAULT_TOLERANCE, check, compare, reference_runtime, sample_pictures
+from . import cache, onnx_export
+from .api import Api, Progress, check_device, find
+from .builder import BuildOptions, build
+from .cache import CachedEngine
+from .device import Device
+
+log = logging.getLogger(__name__)
+
+DEFAULTS = BuildOptions()
+
+
+class Wanted(NamedTuple):
+    """An engine that may or may not be there.
+
+    Attributes:
+        model: The ONNX file that it is made of.
+        identity: All that decides what is in it.
+        path: Where it is kept.
+        name: Of the model's file, as it was given.
+
+    """
+
+    model: Path
+    identity: Mapping[str, Any]
+    path: Path
+    name: str
+
+
+def this_device() -> Device | None:
+    """Return the GPU of this machine; None where there is none that works."""
+    from ..cuda import device  # noqa: PLC0415  cuda takes `Device` from here
+
+    try:
+        return device()
+    except RuntimeUnavailable as error:
+        log.debug('no GPU: %s', error)
+        return None
+
+
+def machine() -> tuple[Api, Device | None]:
+    """Return the library that builds here, and the GPU.
+
+    Raises:
+        RuntimeUnavailable: There is no such library, or it does not know the GPU.
+
+    """
+    api, device = find(to_build=True), this_device()
+    check_device(api, device)
+    return api, device
+
+
+def wanted(
+    model: Path,
+    options: BuildOptions,
+    api: Api,
+    device: Device | None,
+    place: Path | None = None,
+    *,
+    may_export: bool = True,
+) -> Wanted:
+    """Tell which engine a model needs here, without building it.
+
+    Args:
+        model: .onnx or .pt.
+        options: What the engine is to be.
+        api: What builds it.
+        device: What it is for.
+        place: File it is kept in; None: the cache directory.
+        may_export: Export a checkpoint that has not been exported yet, which takes a while; else that is an error.
+
+    Raises:
+        EdgeVisionError: The model or the options are not usable.
+
+    """
+    source = as_onnx(model, options, may_export=may_export)
+    identity = cache.identify(source, options, api, device)
+    path = place or engine_directory() / f'{cache.key(identity)}.engine'
+    return Wanted(source, identity, path, model.name)
+
+
+def as_onnx(model: Path, options: BuildOptions, *, may_export: bool = True) -> Path:
+    """Return the ONNX file of a model; of a checkpoint, one that is exported once and kept beside the engines.
+
+    Raises:
+        ConfigurationError: Ultralytics is not installed, or the directory cannot be written.
+        ModelError: The file is missing or cannot be exported.
+
+    """
+    if not model.is_file():
+        raise ModelError(f'model file {str(model)!r} does not exist, expected an .onnx or .pt file')
+    if model.suffix.lower() == '.onnx':
+        return model
+    if model.suffix.lower() != '.pt':
+        raise ModelError(f'model file {str(model)!r} ends in {model.suffix!r}, an engine is built from .onnx or .pt')
+    what = json.dumps([cache.digest(model), options.imgsz, options.batch, onnx_export.OPSET])
+    target = engine_directory() / f'{hashlib.sha256(what.encode()).hexdigest()}.onnx'
+    if not may_export and not target.is_file():
+        raise ModelError(
+            f'model file {str(model)!r} has not been exported to ONNX yet; edge_vision build-engine does it'
+        )
+    with cache.locked(target):
+        if not target.is_file():
+            with cache.writing(target):
+                onnx_export.export(model, target, imgsz=options.imgsz, batch=options.batch)
+    return target
+
+
+def obtain(
+    model: Path,
+    options: BuildOptions = DEFAULTS,
+    *,
+    place: Path | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> CachedEngine:
+    """Find the engine of a model, or build it; of several processes that want the same one, one builds.
+
+    Args:
+        model: .onnx, or .pt where ultralytics is installed.
+        options: What the engine is to be.
+        place: File to keep it in; None: the cache directory.
+        force: Build it anew.
+        progress: Told what is being done and how much of it is done.
+
+    Raises:
+        ConfigurationError: The options do not go with the model, or the directory cannot be written.
+        ModelError: The model is not usable.
+        RuntimeUnavailable: TensorRT is not there or cannot build on this machine.
+
+    """
+    api, device = machine()
+    return obtain_from(api, wanted(model, options, api, device, place), options, force=force, progress=progress)
+
+
+def obtain_from(
+    api: Api, want: Wanted, options: BuildOptions, *, force: bool = False, progress: Progress | None = None
+) -> CachedEngine:
+    """Find an engine, or build it with this library."""
+    with cache.locked(want.path):
+        engine, reason = cache.look(want.path, want.identity)
+        if engine is not None and not force:
+            return engine
+        check_place(want.path, force=force)
+        log.info(
+            'building %s (%s, %s) with %s: %s; on a Jetson this takes minutes',
+            want.path,
+            want.name,
+            options.precision,
+            api,
+            reason or 'asked to build it anew',
+        )
+        timing_cache = engine_directory() / timing_cache_name(want.identity)
+        plan, report = build(want.model, options, api, progress=progress, timing_cache=timing_cache)
+        log.info('built in %.1f s, at most %d MiB of memory', report.seconds, report.peak_memory >> 20)
+        return cache.store(want.path, plan, want.identity, want.model, report, want.name)
+
+
+def check_place(path: Path, *, force: bool) -> None:
+    """Keep engines that were not built here from being written over.
+
+    Raises:
+        ConfigurationError: There is one.
+
+    """
+    ours = path.parent == engine_directory() or cache.side_car_path(path).is_file()
+    if path.is_file() and not ours and not force:
+        raise ConfigurationError(
+            f'engine {str(path)!r} has no side-car, so it was built by something else and is not written over; '
+            'give it as the model, delete it, or set force_engine_update'
+        )
+
+
+def timing_cache_name(identity: Mapping[str, Any]) -> str:
+    """Name the file of what the builder timed, one for each library version and device."""
+    parts = [identity[name] for name in ('runtime', 'runtime_version', 'device', 'compute_capability')]
+    return f'timing-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.cache'
+
+
+def prepare(
+    model: Path,
+    options: BuildOptions = DEFAULTS,
+    *,
+    open_engine: Callable[[Path], Runtime],
+    pictures: Path | None = None,
+    validate: bool = True,
+    place: Path | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> CachedEngine:
+    """Obtain an engine that opens here and sees what its model sees in fp32.
+
+    Args:
+        model: .onnx, or .pt where ultralytics is installed.
+        options: What the engine is to be.
+        open_engine: Opens the engine of a path; a ModelError of it makes the engine be built once more.
+        pictures: Folder of pictures to compare on; None: rendered ones of the simulated line.
+        validate: Refuse an engine that differs from its model; it is compared once, then its side-car says so.
+        place: File to keep the engine in; None: the cache directory.
+        force: Build it anew.
+        progress: Told what is being done and how much of it is done.
+
+    Returns:
+        The engine, with what ``open_engine`` made of it in ``runtime``.
+
+    Raises:
+        ConfigurationError: The options do not go with the model, or the directory cannot be written.
+        ModelError: The model is not usable, or the engine differs too much.
+        RuntimeUnavailable: TensorRT is not there or cannot work on this machine.
+
+    """
+    api, device = machine()
+    want = wanted(model, options, api, device, place)
+    engine = obtain_from(api, want, options, force=force, progress=progress)
+    try:
+        runtime = open_engine(engine.path)
+    except ModelError as error:
+        log.warning('%s does not open, building it anew: %s', engine.path, error)
+        engine = obtain_from(api, want, options, force=True, progress=progress)
+        runtime = open_engine(engine.path)
+    engine = dataclasses.replace(engine, runtime=runtime)
+    if not validate:
+        log.warning('%s is used without a comparison with its model, as asked', engine.path)
+        return engine
+    return validated(engine, want, pictures)
+
+
+def validated(engine: CachedEngine, want: Wanted, pictures: Path | None) -> CachedEngine:
+    """Compare an opened engine with its model, unless its side-car says how that went.
+
+    Raises:
+        ModelError: It differs too much; its side-car says so from now on.
+
+    """
+    terms = {'tolerance': dataclasses.asdict(DEFAULT_TOLERANCE), 'pictures': str(pictures) if pictures else None}
+    known = engine.side_car['validation']
+    if known is None or known['terms'] != terms:
+        known = {'terms': terms, **judge(engine, want, pictures)}
+        with cache.locked(engine.path):
+            engine = cache.update(engine, validation=known)
+    if not known['accepted']:
+        raise ModelError(f'{known["refusal"]}, or set validate_engine to false to use it as it is')
+    return engine
+
+
+def judge(engine: CachedEngine, want: Wanted, pictures: Path | None) -> dict[str, Any]:
+    """Compare an opened engine with its model in fp32.
+
+    Returns:
+        Whether it is accepted, the reason where it is not, and all figures.
+
+    """
+    height, width = engine.side_car['input_size']
+    reference = reference_runtime(want.model, (height, width))
+    agreement = compare(reference, engine.runtime, sample_pictures(pictures))
+    refusal = ''
+    try:
+        check(agreement, f'engine {str(engine.path)!r} ({want.identity["precision"]})')
+    except ModelError as error:
+        refusal = str(error)
+    log.info('%s compared with %s on %s: %s', engine.path.name, want.name, reference.name, agreement)
+    return {
+        'accepted': not refusal,
+        'refusal': refusal,
+        'reference': reference.name,
+        'figures': agreement.as_dict(),
+        'summary': str(agreement),
+    }
