@@ -8,13 +8,17 @@ from setuptools import find_packages, setup
 COMMANDS = (
     'bench',
     'bridge_node',
+    'build-engine',
     'camera_node',
     'cloud-sink',
     'decision_node',
     'demo',
     'detect',
     'detector_node',
+    'doctor',
     'pipeline',
+    'replay',
+    'validate',
 )
 
 manifest = ET.parse('package.xml').getroot()  # noqa: S314
@@ -34,6 +38,7 @@ setup(
     maintainer_email=manifest.find('maintainer').get('email'),
     license=manifest.findtext('license'),
     packages=find_packages(include=[name, f'{name}.*']),
+    package_data={name: ['cuda/*.cu']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{name}']),
         (f'share/{name}', ['package.xml']),

@@ -1,6 +1,7 @@
 import argparse
 import json
 import os
+import sys
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 import models
 from edge_vision import bench
-from edge_vision.bench import decision, delivery, detector, figures, picture, spool
+from edge_vision.bench import decision, delivery, detector, figures, gpu, picture, spool
 from edge_vision.errors import ConfigurationError, EdgeVisionError
 from edge_vision.runtimes import open_runtime
 from edge_vision.share import share_file
@@ -136,6 +137,12 @@ def test_absent_model_leaves_the_detector_out_with_a_line(monkeypatch, capsys):
     monkeypatch.setattr(detector, 'CONVEYOR_MODEL', 'models/absent.onnx')
     assert detector.find_runtime(arguments()) is None
     assert capsys.readouterr().out.startswith('detector not measured: models/absent.onnx')
+
+
+def test_machine_without_a_gpu_leaves_its_steps_out_with_a_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'edge_vision.cuda', None)
+    assert list(gpu.steps(None, arguments())) == []
+    assert 'gpu not measured: ' in capsys.readouterr().out
 
 
 def test_nothing_received_is_no_figure():

@@ -2,8 +2,8 @@
 
 A machine that does other work measures its other work. So every figure stands beside a floor of the same run: for
 the way between two processes and for the look at the picture itself the copying of the same picture once, for the
-detector its bare network, for the decision bare comparisons of its numbers, for the spool a plain file, for stops while
-the disk is in trouble those while it is well.
+detector its bare network, for the steps of a GPU copies of the same bytes, for the decision bare comparisons of its
+numbers, for the spool a plain file, for stops while the disk is in trouble those while it is well.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..errors import ConfigurationError
 from ..frames import Image
 from ..runtimes import RUNTIMES
 from ..simulator.source import ConveyorSource
-from . import decision, delivery, detector, mqtt, picture, spool
+from . import decision, delivery, detector, gpu, mqtt, picture, spool
 from .figures import show, shown
 
 SIZES = ((640, 480), (1920, 1080))
@@ -39,7 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=['reliable', 'best_effort', 'both'],
         help='what the subscriber asks for: reliable as the detector does, or best effort as rqt does [%(default)s]',
     )
-    add('--model', metavar='FILE', type=Path, help='YOLOv8 detection model (.onnx, .xml) [the one of the conveyor]')
+    add(
+        '--model',
+        metavar='FILE',
+        type=Path,
+        help='YOLOv8 detection model (.onnx, .xml, .engine) [the one of the conveyor]',
+    )
     add('--backend', default='auto', choices=['auto', *RUNTIMES], help='what runs it [%(default)s]')
     add('--json', metavar='FILE', type=Path, help='write the figures to FILE, too')
 
@@ -79,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
     report['delivery'] = list(shown(delivery.deliveries(pictures, args), delivery.cells))
     found = detector.detections(runtime, pictures, args.duration) if runtime else ()
     report['detector'] = list(shown(found, detector.cells))
+    report['gpu'] = list(shown(gpu.steps(runtime, args), gpu.cells))
     report['picture'] = list(shown(picture.looks(pictures, args.duration), picture.cells))
     report['decision'] = list(shown(decision.decisions(args.duration), decision.cells))
     report['spool'] = list(shown(spool.insertions(args.duration), spool.cells))

@@ -8,4 +8,5 @@ from .preparation import Wanted as Wanted
 from .preparation import obtain as obtain
 from .preparation import prepare as prepare
 from .preparation import this_device as this_device
+from .preparation import vouch_for as vouch_for
 from .preparation import wanted as wanted

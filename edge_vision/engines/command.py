@@ -94,7 +94,7 @@ def validation(args: argparse.Namespace, options: BuildOptions) -> str:
 
 def open_engine(path: Path) -> Runtime:
     """Open an engine file as the detector does."""
-    return open_runtime('tensorrt', path, Options())
+    return open_runtime('tensorrt', path, Options(validate=False))
 
 
 def summary(engine: CachedEngine) -> list[str]:

@@ -250,30 +250,62 @@ def validated(engine: CachedEngine, want: Wanted, pictures: Path | None) -> Cach
     terms = {'tolerance': dataclasses.asdict(DEFAULT_TOLERANCE), 'pictures': str(pictures) if pictures else None}
     known = engine.side_car['validation']
     if known is None or known['terms'] != terms:
-        known = {'terms': terms, **judge(engine, want, pictures)}
+        known = {'terms': terms, **judge(engine.path, engine.runtime, want.model, pictures)}
         with cache.locked(engine.path):
             engine = cache.update(engine, validation=known)
     if not known['accepted']:
-        raise ModelError(f'{known["refusal"]}, or set validate_engine to false to use it as it is')
+        raise refusal_of(known)
     return engine
 
 
-def judge(engine: CachedEngine, want: Wanted, pictures: Path | None) -> dict[str, Any]:
+def vouch_for(engine: Path, runtime: Runtime, pictures: Path | None) -> None:
+    """Compare an engine that was given as a file with its model, as far as anything is known of that.
+
+    The verdict in its side-car counts; else an ONNX file of the same name beside it is its model; else nothing can be
+    compared, and a warning says so.
+
+    Args:
+        engine: The file.
+        runtime: What has opened it.
+        pictures: Folder of pictures to compare on; None: rendered ones of the simulated line.
+
+    Raises:
+        ModelError: It differs too much.
+
+    """
+    side_car = cache.read_side_car(engine)
+    verdict = side_car['validation'] if side_car is not None and side_car['sha256'] == cache.digest(engine) else None
+    model = engine.with_suffix('.onnx')
+    if verdict is None and model.is_file():
+        verdict = judge(engine, runtime, model, pictures)
+    if verdict is None:
+        log.warning(
+            '%s is used without a comparison with its model, which is not known; edge_vision validate makes one', engine
+        )
+    elif not verdict['accepted']:
+        raise refusal_of(verdict)
+
+
+def refusal_of(verdict: Mapping[str, Any]) -> ModelError:
+    """Say why an engine is not used."""
+    return ModelError(f'{verdict["refusal"]}, or set validate_engine to false to use it as it is')
+
+
+def judge(engine: Path, runtime: Runtime, model: Path, pictures: Path | None) -> dict[str, Any]:
     """Compare an opened engine with its model in fp32.
 
     Returns:
         Whether it is accepted, the reason where it is not, and all figures.
 
     """
-    height, width = engine.side_car['input_size']
-    reference = reference_runtime(want.model, (height, width))
-    agreement = compare(reference, engine.runtime, sample_pictures(pictures))
+    reference = reference_runtime(model, runtime.input_size)
+    agreement = compare(reference, runtime, sample_pictures(pictures))
     refusal = ''
     try:
-        check(agreement, f'engine {str(engine.path)!r} ({want.identity["precision"]})')
+        check(agreement, f'engine {str(engine)!r}')
     except ModelError as error:
         refusal = str(error)
-    log.info('%s compared with %s on %s: %s', engine.path.name, want.name, reference.name, agreement)
+    log.info('%s compared with its model on %s: %s', engine.name, reference.name, agreement)
     return {
         'accepted': not refusal,
         'refusal': refusal,

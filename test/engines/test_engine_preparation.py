@@ -5,7 +5,7 @@ import cv2
 import pytest
 
 import models
-from edge_vision.engines import Device, obtain, prepare
+from edge_vision.engines import Device, obtain, prepare, vouch_for
 from edge_vision.errors import ModelError, RuntimeUnavailable
 from edge_vision.runtimes import Options, open_runtime
 from edge_vision.share import CONVEYOR_MODEL, share_file
@@ -135,6 +135,26 @@ def test_an_engine_that_never_opens_is_an_error(conveyor):
 
     with pytest.raises(ModelError, match='made by another driver'):
         prepare(conveyor, open_engine=refuse)
+
+
+def test_an_engine_given_as_a_file_has_the_verdict_of_its_side_car(conveyor, pictures, blind):
+    with pytest.raises(ModelError):
+        prepare(conveyor, open_engine=opens(blind), pictures=pictures)
+    with pytest.raises(ModelError, match=r'found 0.0% of the boxes.* validate_engine to false'):
+        vouch_for(obtain(conveyor).path, NotLookedAt(), None)
+    engine = prepare(conveyor, open_engine=opens(conveyor), pictures=pictures, force=True)
+    vouch_for(engine.path, NotLookedAt(), None)
+
+
+def test_an_engine_given_as_a_file_is_compared_with_the_model_beside_it(conveyor, pictures, blind, tmp_path, caplog):
+    engine = tmp_path / 'of_trtexec.engine'
+    engine.write_bytes(b'a plan')
+    vouch_for(engine, opens(blind)(engine), pictures)
+    assert 'without a comparison with its model, which is not known' in caplog.text
+    shutil.copy(conveyor, engine.with_suffix('.onnx'))
+    vouch_for(engine, opens(conveyor)(engine), pictures)
+    with pytest.raises(ModelError, match='does not see what its model sees'):
+        vouch_for(engine, opens(blind)(engine), pictures)
 
 
 def test_a_machine_that_cannot_run_engines_says_so_and_the_engine_stays_unjudged(conveyor):
