@@ -27,6 +27,10 @@ class Command(NamedTuple):
 COMMANDS = {
     'demo': Command('demo.command', 'run the whole pipeline on a simulated line or a source, and report'),
     'detect': Command('detect', 'detect objects in images'),
+    'doctor': Command('doctor.command', 'say what this machine can do, and how to mend what it cannot'),
+    'build-engine': Command('engines.command', 'build a TensorRT engine of a model for this machine, and validate it'),
+    'validate': Command('validation.command', 'compare what a model or engine detects with the same model in fp32'),
+    'replay': Command('replay', 'try rules on a recording: what they would have done, and when'),
     'bench': Command('bench', 'measure the frame path on this machine'),
     'cloud-sink': Command('cloud_sink', 'take events and pictures from a broker, each once, and report'),
 }
@@ -115,6 +119,10 @@ def _command(name: str) -> Callable[[], int]:
 
 demo = _command('demo')
 detect = _command('detect')
+doctor = _command('doctor')
+build_engine = _command('build-engine')
+validate = _command('validate')
+replay = _command('replay')
 bench = _command('bench')
 cloud_sink = _command('cloud-sink')
 camera_node = _command('camera_node')

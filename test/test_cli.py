@@ -44,6 +44,14 @@ def test_help_lists_every_command(edge_vision):
         assert name in result.stdout.split()
 
 
+@pytest.mark.parametrize('name', COMMANDS)
+def test_help_of_a_command_lists_its_arguments(edge_vision, name):
+    result = edge_vision(name, '--help')
+    assert result.returncode == 0
+    assert f'usage: edge_vision {name} [-h]' in result.stdout
+    assert COMMANDS[name].help[1:] in ' '.join(result.stdout.split())
+
+
 @pytest.mark.parametrize('name', NODES)
 def test_help_of_a_node_says_how_to_give_parameters(edge_vision, name):
     result = edge_vision(name, '--help')

@@ -1,0 +1,162 @@
+import contextlib
+import io
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import pytest
+
+from edge_vision import cli
+from edge_vision.params import DecisionParams
+from edge_vision.simulator.renderer import Renderer
+from edge_vision.simulator.world import World
+
+RATE, SECONDS = 20.0, 6.0
+PATIENCE = DecisionParams.release_consecutive_frames
+RULES = """
+/**/detector:
+  ros__parameters:
+    confidence_threshold: 0.25
+/**/decision:
+  ros__parameters:
+    rules: ["defect", "anything"]
+    defect.classes: ["scratch", "dent", "stain"]
+    defect.min_score: 0.35
+    defect.points: [0.45, 0.0, 0.75, 0.0, 0.75, 1.0, 0.45, 1.0]
+    defect.anchor: "center"
+    anything.action_type: "alarm"
+"""
+
+
+@pytest.fixture(scope='module')
+def recording(tmp_path_factory):
+    """A line that runs on whatever comes, as a folder of pictures; and the frames with a flaw in the zone."""
+    folder = tmp_path_factory.mktemp('recording')
+    world, renderer = World(seed=3, defect_rate=0.5), Renderer(seed=3)
+    world.set_run(True, 0.0)
+    bad = []
+    for i in range(round(RATE * SECONDS)):
+        world.advance(i / RATE)
+        cv2.imwrite(str(folder / f'{i:04}.jpg'), renderer.render(world.scene))
+        boxes = [box for box in renderer.boxes(world.scene) if box.class_id != 'part']
+        bad.append(any(0.45 * 640 <= (left + right) / 2 <= 0.75 * 640 for _, (left, _, right, _) in boxes))
+    return folder, bad
+
+
+@pytest.fixture(scope='module')
+def rules(tmp_path_factory):
+    path = tmp_path_factory.mktemp('rules') / 'rules.yaml'
+    path.write_text(RULES)
+    return path
+
+
+@pytest.fixture(scope='module')
+def seen(recording, rules, tmp_path_factory):
+    """What the command said of the whole recording, and where it saved pictures."""
+    saved = tmp_path_factory.mktemp('saved')
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        code = cli.main([*words(recording[0], rules), '--framerate', str(RATE), '--json', '--save', str(saved)])
+    assert code == 0
+    return json.loads(out.getvalue()), saved
+
+
+@pytest.fixture
+def short(recording, tmp_path):
+    """The part of the recording with the first entry."""
+    folder = tmp_path / 'short'
+    folder.mkdir()
+    for path in sorted(recording[0].iterdir())[: entries(recording[1])[0] + 10]:
+        (folder / path.name).symlink_to(path)
+    return folder
+
+
+@pytest.fixture
+def run(rules, capsys):
+    def run(video, *more):
+        code = cli.main([*words(video, rules), *map(str, more)])
+        return code, capsys.readouterr()
+
+    return run
+
+
+def words(video, rules):
+    return ['replay', str(video), '--params-file', str(rules)]
+
+
+def entries(bad):
+    """Frames in which a flaw comes into the zone, after long enough without one."""
+    comes = [i for i, (before, now) in enumerate(pairwise(bad), 1) if now and not before]
+    return [i for i in comes if not any(bad[max(0, i - PATIENCE - 1) : i])]
+
+
+def test_every_flaw_that_enters_the_zone_stops_the_line_once(seen, recording):
+    report, bad = seen[0], recording[1]
+    stops = [held for held in report['causes'] if held['name'] == 'defect']
+    assert report['frames'] == len(bad)
+    assert len(entries(bad)) >= 2
+    for i in entries(bad):
+        assert sum(0 <= held['from_s'] * RATE - i <= 3 for held in stops) == 1
+    for held in stops:
+        assert any(bad[max(0, round(held['from_s'] * RATE) - 3) : round(held['from_s'] * RATE) + 1])
+        assert held['class_id'] in {'scratch', 'dent', 'stain'}
+
+
+def test_the_start_counts_as_unseen_until_enough_frames_were_looked_at(seen):
+    start = seen[0]['causes'][0]
+    assert (start['name'], start['from_s']) == ('starting', 0.0)
+    assert start['to_s'] == pytest.approx(PATIENCE / RATE)  # the first picture has not changed from any other
+
+
+def test_the_same_recording_gives_the_same_answer(run, short):
+    first, second = (run(short, '--framerate', RATE)[1].out for _ in range(2))
+    assert first == second
+    assert 'stop      begins  defect: ' in first
+
+
+def test_a_video_keeps_its_own_time(run, recording, tmp_path):
+    video = tmp_path / 'line.avi'
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*'MJPG'), 10.0, (640, 480))
+    for path in sorted(recording[0].iterdir())[:15]:
+        writer.write(cv2.imread(str(path)))
+    writer.release()
+    report = json.loads(run(video, '--json')[1].out)
+    assert (report['frames'], report['framerate'], report['duration_s']) == (15, 10.0, 1.5)
+
+
+def test_the_picture_behind_a_cause_is_saved(seen):
+    report, saved = seen
+    names = {f'{c["from_s"]:09.3f}_{c["action"]}_{c["name"]}.jpg' for c in report['causes'] if 'class_id' in c}
+    assert names
+    assert {path.name for path in saved.iterdir()} == names
+
+
+def test_a_frozen_recording_is_told(run, recording, tmp_path):
+    frozen = tmp_path / 'frozen'
+    frozen.mkdir()
+    first = min(recording[0].iterdir()).read_bytes()
+    for i in range(30):
+        (frozen / f'{i:04}.jpg').write_bytes(first)
+    report = json.loads(run(frozen, '--framerate', RATE, '--json')[1].out)
+    held = report['held']['frozen']
+    assert held['times'] == 1
+    assert report['causes'][-1]['to_s'] is None
+
+
+@pytest.mark.parametrize(
+    ('given', 'reason'),
+    [
+        (['missing.mp4'], "VIDEO is 'missing.mp4', expected an existing video file or folder of pictures"),
+        (['/dev/null'], "VIDEO is '/dev/null'"),
+        (['.', '--framerate', '-1'], '--framerate is -1.0, expected a number above 0'),
+        (['.', '--topic', 'other'], "--topic is 'other', expected one of ['detections']"),
+        (['.', '--model', 'missing.onnx'], "model file 'missing.onnx' does not exist"),
+        (['.', '--params-file', 'missing.yaml'], "--params-file is 'missing.yaml'"),
+    ],
+)
+def test_what_cannot_be_used_is_named_in_one_line(run, recording, monkeypatch, given, reason):
+    monkeypatch.chdir(Path(recording[0]))
+    code, said = run(*given)
+    assert code == 1
+    assert reason in said.err
+    assert said.err.count('\n') == 1
