@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from .causes import OPERATOR_RESET
-from .decision import Cause, Sighting
+from .decision import Cause, Sighting, sentence
 from .detections import Detections, InferenceTimes
 from .events import BBox, Event, Evidence, event_id
 from .frames import Frame
@@ -76,7 +76,7 @@ class Teller(NamedTuple):
             evidence=Evidence(rule.evidence),
             frames=sighting.frames,
             zone=rule.points,
-            reason=sighting.reason,
+            reason=sentence(found, i, sighting.cause.name, sighting.frames),
         )
 
     def leave(self, sighting: Sighting, look: Look | None) -> Event:

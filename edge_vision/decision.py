@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +87,6 @@ class Sighting:
         track_id: Its track; '' where there is none.
         class_id: Its label in that frame.
         frames: Consecutive frames it matched until then.
-        reason: A sentence for people.
 
     """
 
@@ -96,7 +95,6 @@ class Sighting:
     track_id: str
     class_id: str
     frames: int
-    reason: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -158,6 +156,8 @@ class _Source:
     changing: _Quality = dataclasses.field(default_factory=_Quality)
     showing: _Quality = dataclasses.field(default_factory=_Quality)
     watches: dict[str, Watch] = dataclasses.field(default_factory=dict)
+    track_id: tuple[str, ...] = ()  # of the newest frame
+    tracks: set[str] = dataclasses.field(default_factory=set)  # the same
 
     def begin_again(self) -> None:
         """Let every run of good frames start anew."""
@@ -169,6 +169,14 @@ class _Source:
         """Begin again, and leave the pictures before the silence out of account."""
         self.begin_again()
         self.changing, self.showing = _Quality(), _Quality()
+
+
+class _Applied(NamedTuple):
+    """A rule on one source: the key of its cause, and what it has seen there."""
+
+    rule: Rule
+    key: tuple[str, str, Action]
+    watch: Watch
 
 
 @dataclasses.dataclass(slots=True)
@@ -223,13 +231,19 @@ class Decision:
         self._params = params
         self._book = RuleBook(rules)
         self._timeout_ns = round(params.source_timeout * 1e9)
-        self._applied = {topic: self._rules_of(camera_of(topic)) for topic in self._sources}
+        self._applied = {topic: self._rules_of(topic, source) for topic, source in self._sources.items()}
 
-    def _rules_of(self, camera: str) -> tuple[list[int], list[Rule]]:
-        """List the rules that apply to a camera, and their rows in the book."""
-        rules = self._book.rules
+    def _rules_of(self, topic: str, source: _Source) -> tuple[list[int], list[_Applied]]:
+        """List the rules that apply to a source, and their rows in the book; what they have seen of it goes on."""
+        camera, rules = camera_of(topic), self._book.rules
         rows = [row for row, rule in enumerate(rules) if not rule.params.cameras or camera in rule.params.cameras]
-        return rows, [rules[row] for row in rows]
+        source.watches = {rules[row].name: source.watches.get(rules[row].name) or Watch() for row in rows}
+        for watch in source.watches.values():
+            watch.settled = False
+        return rows, [
+            _Applied(rule, (rule.name, topic, _action(rule)), source.watches[rule.name])
+            for rule in (rules[row] for row in rows)
+        ]
 
     @property
     def causes(self) -> tuple[Cause, ...]:
@@ -278,15 +292,17 @@ class Decision:
         self._judge_pictures(state, step)
         if state.fresh >= self._params.release_consecutive_frames:
             step.ended += self._blind_to(source)
-        rows, rules = self._applied[source]
+        rows, applied = self._applied[source]
         matches = self._book.match(detections)
         if len(rows) < len(matches):
             matches = matches[rows]
+        if detections.track_id != state.track_id:
+            state.track_id, state.tracks = detections.track_id, set(detections.track_id)
         rule_of, box_of = matches.nonzero()
         boxes, end = box_of.tolist(), 0
-        for rule, count in zip(rules, np.bincount(rule_of, minlength=len(rules)).tolist(), strict=True):
+        for rule, count in zip(applied, np.bincount(rule_of, minlength=len(rows)).tolist(), strict=True):
             start, end = end, end + count
-            self._apply(rule, state, boxes[start:end], step)
+            self._apply(rule, boxes[start:end], state.tracks, step)
         return self._finish(step, flagged=matches.any(axis=0).nonzero()[0], fresh=fresh)
 
     def reject(self, source: str, now_ns: int) -> Outcome:
@@ -354,9 +370,6 @@ class Decision:
                 step.ended.append(cause)
             if rule is not None and _action(rule) != cause.action:
                 step.started.append(dataclasses.replace(cause, action=_action(rule), latch=rule.params.latch))
-        for source, state in self._sources.items():
-            names = {rule.name for rule in self._applied[source][1]}
-            state.watches = {name: watch for name, watch in state.watches.items() if name in names}
         step.relatched = True
         outcome = self._finish(step)
         self._command = self._arbitrate()  # a slowdown may have got another ratio
@@ -364,8 +377,8 @@ class Decision:
 
     def _rule_of(self, cause: Cause) -> Rule | None:
         """Find the rule in force that can hold a cause, whatever its action."""
-        _, rules = self._applied.get(cause.source, ([], []))
-        return next((rule for rule in rules if rule.name == cause.name), None)
+        _, applied = self._applied.get(cause.source, ([], []))
+        return next((a.rule for a in applied if a.rule.name == cause.name), None)
 
     def _is_fresh(self, state: _Source, stamp_ns: int, captured_ns: int, now_ns: int) -> bool:
         age_ns = now_ns - captured_ns
@@ -423,17 +436,14 @@ class Decision:
         held = (self._causes.get((name, source, 'stop')) for name in BLIND)
         return [cause for cause in held if cause is not None]
 
-    def _apply(self, rule: Rule, state: _Source, matched: list[int], step: _Step) -> None:
+    def _apply(self, applied: _Applied, matched: list[int], every: set[str], step: _Step) -> None:
         """Count one frame for or against a rule and note what begins and ends by it."""
-        watch = state.watches.get(rule.name)
-        if watch is None:
-            watch = state.watches[rule.name] = Watch()
-        key = rule.name, step.source, _action(rule)
+        rule, key, watch = applied
         cause = self._causes.get(key)
         if not matched and cause is None and not watch.seen and not watch.objects:
             return
         ids = step.detections.track_id if step.detections is not None else ()
-        tracks = set(map(ids.__getitem__, matched))
+        tracks = every if len(matched) == len(ids) else set(map(ids.__getitem__, matched))
         gone = watch.look(tracks, step.now_ns, rule.params.release_consecutive_frames if step.counts else None)
         if gone:
             self._let_go(key, gone, step)
@@ -443,9 +453,11 @@ class Decision:
             there = [i for i in matched if watch.stayed(ids[i], dwell_ns, step.now_ns)]
         if there and len(there) >= rule.params.min_detections:
             watch.seen, watch.clear = watch.seen + 1, 0
-            cause = self._hold(rule, cause, there, watch.seen, step)
-            if cause is not None and not tracks <= self._told.setdefault(key, {}).keys():
-                self._tell(rule, cause, there, watch, step)
+            before, cause = cause, self._hold(rule, cause, there, watch.seen, step)
+            if cause is not None and (before is None or not watch.settled):
+                watch.settled = tracks <= self._told.setdefault(key, {}).keys()
+                if not watch.settled:
+                    self._tell(rule, cause, there, watch, step)
         elif step.counts:
             watch.seen, watch.clear = 0, watch.clear + 1
             if cause is not None and not cause.latched and watch.clear >= rule.params.release_consecutive_frames:
@@ -475,7 +487,7 @@ class Decision:
         told = self._told[cause.key]
         found = step.detections
         assert found is not None  # noqa: S101  they are there
-        untold = [i for i in there if found.track_id[i] not in told]
+        known, untold = len(told), [i for i in there if found.track_id[i] not in told]
         for i in sorted(untold, key=lambda i: -float(found.score[i])):
             track = found.track_id[i]
             first = not told and i == cause.box and cause in step.started
@@ -483,9 +495,10 @@ class Decision:
                 continue
             watch.told_ns = step.now_ns
             frames = max(watch.frames(track), cause.frames if first else 0)
-            told[track] = Sighting(cause, i, track, found.class_id[i], frames, _sentence(found, i, rule, frames))
+            told[track] = Sighting(cause, i, track, found.class_id[i], frames)
             step.appeared.append(told[track])
-        self._let_go(cause.key, [track for track in told if track not in watch.objects], step)
+        if len(told) > known:
+            self._let_go(cause.key, [track for track in told if track not in watch.objects], step)
 
     def _let_go(self, key: tuple[str, str, Action], tracks: list[str], step: _Step) -> None:
         """Note the objects that are gone; the last one of a cause goes with the cause."""
@@ -533,7 +546,7 @@ def _triggered(rule: Rule, there: list[int], frames: int, step: _Step) -> Cause:
         step.source,
         _action(rule),
         step.now_ns,
-        _sentence(found, best, rule, frames),
+        sentence(found, best, rule.name, frames),
         stamp_ns=found.stamp_ns,
         box=best,
         frames=frames,
@@ -541,8 +554,9 @@ def _triggered(rule: Rule, there: list[int], frames: int, step: _Step) -> Cause:
     )
 
 
-def _sentence(found: Detections, i: int, rule: Rule, frames: int) -> str:
-    return f'{found.class_id[i]} {found.score[i]:.2f} in {rule.name}, {frames} frames in a row'
+def sentence(found: Detections, i: int, rule: str, frames: int) -> str:
+    """Say for people what a rule is about: its detection number ``i``, and in how many frames in a row."""
+    return f'{found.class_id[i]} {found.score[i]:.2f} in {rule}, {frames} frames in a row'
 
 
 def _action(rule: Rule) -> Action:

@@ -116,7 +116,7 @@ class RuleBook:
         found = self._wanted.take(columns, axis=1) & (detections.score >= self._min_score)
         if detections.image_size is None or not found.any():
             return found
-        boxes = (detections.xyxy / (detections.image_size * 2)).clip(0.0, 1.0)
+        boxes = (detections.xyxy / np.array(detections.image_size * 2, dtype=np.float32)).clip(0.0, 1.0)
         if self._limits_area:
             area = np.abs((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
             found &= ~((area < self._min_area) | (area > self._max_area))

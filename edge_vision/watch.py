@@ -28,6 +28,7 @@ class Watch:
         clear: Fresh frames in a row that were against it.
         told_ns: When an object was last told of; None before the first.
         objects: The objects by their track, oldest first.
+        settled: All objects that are here have been told of, and none has come or gone since.
 
     """
 
@@ -35,7 +36,9 @@ class Watch:
     clear: int = 0
     told_ns: int | None = None
     objects: dict[str, _Object] = dataclasses.field(default_factory=dict)
+    settled: bool = False
     _frame: int = 0
+    _counted: int = 0  # frames that count against what is away
     _here: set[str] = dataclasses.field(default_factory=set)
     _away: dict[str, int] = dataclasses.field(default_factory=dict)
 
@@ -43,7 +46,7 @@ class Watch:
         """Note the tracks that match in a frame; '' is an object without a track.
 
         Args:
-            tracks: The tracks.
+            tracks: The tracks; kept, so not to be changed any more.
             now_ns: The time now.
             patience: Frames in a row after which an object that is away is forgotten; None when this
                 frame does not count against it.
@@ -53,13 +56,20 @@ class Watch:
 
         """
         self._frame += 1
-        if tracks != self._here:
+        if tracks is not self._here and tracks != self._here:
             self._come_and_go(tracks, now_ns)
-        return self._wait(patience) if self._away and patience is not None else []
+        if patience is None:
+            return []
+        self._counted += 1
+        gone = self._gone(patience) if self._away else []
+        for track in gone:
+            self._forget(track)
+        return gone
 
     def _come_and_go(self, tracks: set[str], now_ns: int) -> None:
+        self.settled = False
         for track in self._here - tracks:
-            self._away[track] = 0
+            self._away[track] = self._counted
         for track in tracks - self._here:
             if self._away.pop(track, None) is None:
                 self._add(track, now_ns)
@@ -73,14 +83,13 @@ class Watch:
         if len(self.objects) < MOST_OBJECTS:
             self.objects[track] = _Object(now_ns, self._frame)
 
-    def _wait(self, patience: int) -> list[str]:
+    def _gone(self, patience: int) -> list[str]:
+        """List what has been away for that many frames that counted."""
         gone = []
-        for track, frames in self._away.items():
-            self._away[track] = frames + 1
-            if frames + 1 >= patience:
-                gone.append(track)
-        for track in gone:
-            self._forget(track)
+        for track, counted in self._away.items():  # the longest away first
+            if self._counted - counted < patience:
+                break
+            gone.append(track)
         return gone
 
     def _forget(self, track: str) -> None:

@@ -106,9 +106,11 @@ class ZoneSet:
         low, whole = anchor == 'bottom_center', anchor == 'any'
         axes = normal, RIGHT, DOWN
         self._edges = len(starts)
-        self._offsets = np.concatenate([_offsets(axis, middle, low) for axis in axes] + [_offsets(DOWN, starts, low)])
+        offsets = [_offsets(axis, middle, low) for axis in axes] + [_offsets(DOWN, starts, low)]
+        self._offsets = np.concatenate(offsets).astype(np.float32)
         extents = np.zeros_like(half), half, half
-        self._reaches = np.concatenate([_reaches(*pair, whole) for pair in zip(axes, extents, strict=True)])
+        reaches = [_reaches(*pair, whole) for pair in zip(axes, extents, strict=True)]
+        self._reaches = np.concatenate(reaches).astype(np.float32)
         self._next = np.concatenate(
             [first + np.roll(np.arange(n), -1) for first, n in zip(self._first, counts, strict=True)]
         )
@@ -132,7 +134,8 @@ class ZoneSet:
         n, m = self._edges, len(boxes)
         width = -m % 8 + m  # so that eight answers make a word
         low, high = boxes.T[:2], boxes.T[2:]
-        middle, half = np.ones((4, width)), np.ones((3, width))  # x, y, y of the bottom, 1; half width, half height, 1
+        middle = np.ones((4, width), dtype=np.float32)  # x, y, y of the bottom, 1
+        half = np.ones((3, width), dtype=np.float32)  # half width, half height, 1
         np.multiply(low + high, 0.5, out=middle[:2, :m])
         np.multiply(np.abs(high - low), 0.5, out=half[:2, :m])
         middle[2, :m] = high[1]

@@ -13,7 +13,7 @@ SCORES = np.array([0.3, 0.9], np.float32)
 FOUND = Detections(5, 'cam', BOXES, SCORES, ('part', 'dent'), ('3', '4'), image_size=(640, 480))
 LOOK = Look('detections', FOUND, None, InferenceTimes(1_000_000, 8_000_000), 9_500_000, 500_000)
 DENT = Cause('gate', 'detections', 'stop', 1_000, 'dent in gate', stamp_ns=5, box=1, frames=2)
-SIGHTING = Sighting(DENT, 1, '4', 'dent', 2, 'dent 0.90 in gate')
+SIGHTING = Sighting(DENT, 1, '4', 'dent', 2)
 SILENCE = Cause('no_fresh_image', 'detections', 'stop', 1_000, 'too old', stamp_ns=3)
 ZONE = (0.0, 0.0, 1.0, 0.0, 1.0, 1.0)
 RULE = RuleParams(points=ZONE, evidence='crop')
@@ -25,7 +25,7 @@ def test_an_event_tells_the_object_and_everything_that_led_to_it():
     assert (event.class_id, round(event.score, 3), event.bbox) == ('dent', 0.9, (40.0, 40.0, 40.0, 20.0))
     assert (event.image, event.evidence.kind, event.track_id) == ((640, 480), 'crop', '4')
     assert event.latency_ms == {'capture_to_infer': 1.0, 'infer': 8.0, 'decide': 0.5, 'capture_to_command': 10.0}
-    assert (event.frames, event.zone, event.reason) == (2, ZONE, 'dent 0.90 in gate')
+    assert (event.frames, event.zone, event.reason) == (2, ZONE, 'dent 0.90 in gate, 2 frames in a row')
 
 
 def test_an_event_reaches_the_other_end_whole():

@@ -422,11 +422,11 @@ def left(outcome):
     return [sighting.track_id for sighting in outcome.left]
 
 
-def test_each_object_is_told_of_in_its_own_words():
+def test_each_object_is_told_of_by_itself():
     line = running(rule())
     line.frame('dent#1')
     (sighting,) = line.frame('dent#1', 'cup#2', scores=[0.9, 0.75]).appeared
-    assert sighting.reason == 'cup 0.75 in gate, 1 frames in a row'
+    assert (sighting.class_id, sighting.track_id, sighting.box, sighting.frames) == ('cup', '2', 1, 1)
 
 
 def test_one_object_is_told_of_once():
@@ -767,6 +767,16 @@ def test_other_causes_go_on_when_rules_change():
     assert outcome.command.stop
     assert line.causes == ['a']
     assert line.frame().command == RUNNING
+
+
+def test_objects_are_told_of_again_under_the_other_action_of_their_rule():
+    line = running(rule())
+    for _ in range(3):
+        line.frame('dent#1')
+    line.configure(rule(action_type='alarm'))
+    told = line.frame('dent#1').appeared
+    assert [(sighting.track_id, sighting.cause.action) for sighting in told] == [('1', 'alarm')]
+    assert not line.frame('dent#1').appeared
 
 
 def test_rule_that_gets_another_action_goes_on_with_that_at_once():
