@@ -77,8 +77,7 @@ class Cause:
         return self.name, self.source, self.action
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Sighting:
+class Sighting(NamedTuple):
     """One object that a rule is about, for as long as there is an event about it.
 
     Attributes:
@@ -97,8 +96,7 @@ class Sighting:
     frames: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """Answer to one observation or tick.
 
     Attributes:
@@ -119,7 +117,7 @@ class Outcome:
     appeared: tuple[Sighting, ...] = ()
     left: tuple[Sighting, ...] = ()
     relatched: bool = False
-    flagged: NDArray[np.intp] = dataclasses.field(default_factory=lambda: NO_BOXES)
+    flagged: NDArray[np.intp] = NO_BOXES
     fresh: bool = False
 
     @property
@@ -373,7 +371,7 @@ class Decision:
         step.relatched = True
         outcome = self._finish(step)
         self._command = self._arbitrate()  # a slowdown may have got another ratio
-        return dataclasses.replace(outcome, command=self._command)
+        return outcome._replace(command=self._command)
 
     def _rule_of(self, cause: Cause) -> Rule | None:
         """Find the rule in force that can hold a cause, whatever its action."""
@@ -488,7 +486,9 @@ class Decision:
         found = step.detections
         assert found is not None  # noqa: S101  they are there
         known, untold = len(told), [i for i in there if found.track_id[i] not in told]
-        for i in sorted(untold, key=lambda i: -float(found.score[i])):
+        if len(untold) > 1:
+            untold.sort(key=lambda i: -float(found.score[i]))
+        for i in untold:
             track = found.track_id[i]
             first = not told and i == cause.box and cause in step.started
             if track in told or not watch.may_tell(track, rule.params, step.now_ns, first=first):

@@ -87,7 +87,9 @@ class RuleBook:
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = tuple(rule for rule in rules if rule.params.enabled)
-        every = [rule.params for rule in self.rules]
+        order = sorted(range(len(self.rules)), key=lambda row: self.rules[row].zone is None)  # those with a zone first
+        self._rows = np.argsort(order)
+        every = [self.rules[row].params for row in order]
         labels = sorted({label for params in every for label in params.classes})
         self._columns = _Columns(labels)
         wanted = [[not p.classes or label in p.classes for label in (*labels, None)] for p in every]
@@ -97,9 +99,9 @@ class RuleBook:
         self._min_area = np.array([p.min_area for p in every]).reshape(-1, 1)
         self._max_area = np.array([p.max_area for p in every]).reshape(-1, 1)
         self._limits_area = any(p.min_area > 0.0 or p.max_area < 1.0 for p in every)
-        self._zoned = [row for row, rule in enumerate(self.rules) if rule.zone is not None]
-        polygons = [rule.zone for rule in self.rules if rule.zone is not None]
-        self._zones = zones.ZoneSet(polygons, [every[row].anchor for row in self._zoned]) if polygons else None
+        polygons = [zone for row in order if (zone := self.rules[row].zone) is not None]
+        self._zoned = len(polygons)
+        self._zones = zones.ZoneSet(polygons, [p.anchor for p in every[: self._zoned]]) if polygons else None
 
     def match(self, detections: Detections) -> NDArray[np.bool_]:
         """Find what the rules are about by class, score, area and zone; cameras and time are not looked at.
@@ -115,14 +117,15 @@ class RuleBook:
         columns = list(map(self._columns.__getitem__, detections.class_id))
         found = self._wanted.take(columns, axis=1) & (detections.score >= self._min_score)
         if detections.image_size is None or not found.any():
-            return found
-        boxes = (detections.xyxy / np.array(detections.image_size * 2, dtype=np.float32)).clip(0.0, 1.0)
+            return found.take(self._rows, axis=0)
+        boxes = np.divide(detections.xyxy, detections.image_size * 2, dtype=np.float32)
+        np.minimum(np.maximum(boxes, 0.0, out=boxes), 1.0, out=boxes)
         if self._limits_area:
             area = np.abs((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
             found &= ~((area < self._min_area) | (area > self._max_area))
         if self._zones is not None:
-            found[self._zoned] &= self._zones.hold(boxes)
-        return found
+            found[: self._zoned] &= self._zones.hold(boxes)
+        return found.take(self._rows, axis=0)
 
 
 def camera_of(topic: str) -> str:

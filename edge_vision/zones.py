@@ -6,6 +6,7 @@ Everything here is normalised to the image: 0, 0 is its top left, 1, 1 its botto
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,8 +87,9 @@ class ZoneSet:
     - Being inside is the even-odd rule: a ray from p to the right crosses an odd number of edges. It crosses an edge
       if p is left of it and exactly one of its ends is above p.
 
-    Offsets and reaches are linear in the box, so each is one matrix product for all edges and boxes. Rows of p that
-    do not take part have the factor 0, which leaves the comparison with an end of an edge exact.
+    Offsets and reaches are linear in the corners of the box, so all of them are one matrix product for all edges and
+    boxes. Whether an end is above p is asked once for the two edges that meet there, so that no rounding can tell them
+    different things.
 
     Args:
         polygons: At least one simple polygon, corners of shape (n, 2).
@@ -102,20 +104,18 @@ class ZoneSet:
         starts = np.concatenate(polygons)
         ends = np.concatenate([np.roll(corners, -1, axis=0) for corners in polygons])
         middle, half = (starts + ends) / 2, np.abs(ends - starts) / 2
-        normal = _normals_to_the_left(starts, ends)
+        axes = _normals_to_the_left(starts, ends), RIGHT, DOWN
         low, whole = anchor == 'bottom_center', anchor == 'any'
-        axes = normal, RIGHT, DOWN
+        factors = [_offsets(axis, middle, low) for axis in axes]
+        factors.append(_offsets(DOWN, starts, low))
+        factors += [_reaches(*pair, whole) for pair in zip(axes, (np.zeros_like(half), half, half), strict=True)]
         self._edges = len(starts)
-        offsets = [_offsets(axis, middle, low) for axis in axes] + [_offsets(DOWN, starts, low)]
-        self._offsets = np.concatenate(offsets).astype(np.float32)
-        extents = np.zeros_like(half), half, half
-        reaches = [_reaches(*pair, whole) for pair in zip(axes, extents, strict=True)]
-        self._reaches = np.concatenate(reaches).astype(np.float32)
+        self._factors = np.concatenate(factors).astype(np.float32)
         self._next = np.concatenate(
             [first + np.roll(np.arange(n), -1) for first, n in zip(self._first, counts, strict=True)]
         )
 
-    def hold(self, boxes: Points) -> Mask:
+    def hold(self, boxes: NDArray[np.floating[Any]]) -> Mask:
         """Tell which zones hold the anchors of which boxes.
 
         Args:
@@ -130,20 +130,17 @@ class ZoneSet:
             return self._hold(boxes)
         return np.concatenate([self._hold(boxes[i : i + step]) for i in range(0, len(boxes), step)], axis=1)
 
-    def _hold(self, boxes: Points) -> Mask:
+    def _hold(self, boxes: NDArray[np.floating[Any]]) -> Mask:
         n, m = self._edges, len(boxes)
         width = -m % 8 + m  # so that eight answers make a word
-        low, high = boxes.T[:2], boxes.T[2:]
-        middle = np.ones((4, width), dtype=np.float32)  # x, y, y of the bottom, 1
-        half = np.ones((3, width), dtype=np.float32)  # half width, half height, 1
-        np.multiply(low + high, 0.5, out=middle[:2, :m])
-        np.multiply(np.abs(high - low), 0.5, out=half[:2, :m])
-        middle[2, :m] = high[1]
-        offsets = self._offsets @ middle  # along the normals, along x and along y; then the starts of the edges along y
-        near = np.abs(offsets[: 3 * n]) <= self._reaches @ half
+        corners = np.ones((5, width), dtype=np.float32)  # left, top, right, bottom, 1
+        np.minimum(boxes.T[:2], boxes.T[2:], out=corners[:2, :m])
+        np.maximum(boxes.T[:2], boxes.T[2:], out=corners[2:4, :m])
+        numbers = self._factors @ corners  # offsets along the normals, x, y, of the starts along y; then three reaches
+        near = np.abs(numbers[: 3 * n]) <= numbers[4 * n :]
         meets = near[:n] & near[n : 2 * n] & near[2 * n :]
-        below = offsets[3 * n :] < 0.0
-        crosses = (below != below[self._next]) & (offsets[:n] > 0.0)
+        below = numbers[3 * n : 4 * n] < 0.0
+        crosses = (below != below.take(self._next, axis=0)) & (numbers[:n] > 0.0)
         inside = np.bitwise_xor.reduceat(crosses.view(np.uint64), self._first, axis=0)
         held = inside | np.bitwise_or.reduceat(meets.view(np.uint64), self._first, axis=0)
         return held.view(np.bool_)[:, :m]
@@ -156,12 +153,14 @@ def _normals_to_the_left(starts: Points, ends: Points) -> Points:
 
 
 def _offsets(axis: Points, through: Points, low: Mask) -> Points:
-    """Make the factors of x, y, y of the bottom and 1 in ``axis·(p - through)``, shape (edges, 4)."""
+    """Make the factors of left, top, right, bottom and 1 in ``axis·(p - through)``, shape (edges, 5)."""
     x, y = np.broadcast_to(axis, through.shape).T
-    return np.stack([x, np.where(low, 0.0, y), np.where(low, y, 0.0), -(axis * through).sum(axis=1)], axis=1)
+    top = np.where(low, 0.0, y / 2)
+    return np.stack([x / 2, top, x / 2, y - top, -(axis * through).sum(axis=1)], axis=1)
 
 
 def _reaches(axis: Points, extent: Points, whole: Mask) -> Points:
-    """Make the factors of half width, half height and 1 in ``|axis|·h + |axis|·extent + EDGE``, shape (edges, 3)."""
+    """Make the factors of left, top, right, bottom and 1 in ``|axis|·h + |axis|·extent + EDGE``, shape (edges, 5)."""
     x, y = np.abs(np.broadcast_to(axis, extent.shape)).T
-    return np.stack([x * whole, y * whole, (np.abs(axis) * extent).sum(axis=1) + EDGE], axis=1)
+    half_x, half_y = x * whole / 2, y * whole / 2
+    return np.stack([-half_x, -half_y, half_x, half_y, (np.abs(axis) * extent).sum(axis=1) + EDGE], axis=1)

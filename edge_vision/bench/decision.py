@@ -116,7 +116,7 @@ def observing(rules: Sequence[Rule], frames: Sequence[Detections]) -> Callable[[
 
 
 def restamped(frames: Sequence[Detections]) -> Iterator[Detections]:
-    """Repeat frames for ever, each time under a later stamp; many are made at once, so that hardly a step pays for it."""
+    """Repeat frames for ever, each time under a later stamp; many are made at once, so that hardly any step pays."""
     coming = enumerate(cycle(frames), 1)
     while True:
         yield from [dataclasses.replace(found, stamp_ns=i * PERIOD_NS) for i, found in islice(coming, AHEAD)]
