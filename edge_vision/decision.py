@@ -154,7 +154,7 @@ class _Source:
     changing: _Quality = dataclasses.field(default_factory=_Quality)
     showing: _Quality = dataclasses.field(default_factory=_Quality)
     watches: dict[str, Watch] = dataclasses.field(default_factory=dict)
-    track_id: tuple[str, ...] = ()  # of the newest frame
+    track_id: tuple[str, ...] = ()  # of a frame's detections
     tracks: set[str] = dataclasses.field(default_factory=set)  # the same
 
     def begin_again(self) -> None:
@@ -177,6 +177,27 @@ class _Applied(NamedTuple):
     watch: Watch
 
 
+class _Noticed(NamedTuple):
+    """What a rule matched in a frame, for what there is to tell of it.
+
+    Attributes:
+        applied: The rule on its source.
+        matched: Indices of the detections that match.
+        there: Those that count; all, unless they have to stay for a time first.
+        cause: The cause that they hold; None where there is none.
+        began: Whether it began with them.
+        looked: Whether comings and goings have been noted already.
+
+    """
+
+    applied: _Applied
+    matched: list[int]
+    there: list[int]
+    cause: Cause | None
+    began: bool
+    looked: bool
+
+
 @dataclasses.dataclass(slots=True)
 class _Step:
     """One call, and what it brings about.
@@ -186,6 +207,7 @@ class _Step:
         source: The source it is about; '' where it is about none.
         detections: What was seen; None where nothing was looked at.
         counts: Whether that counts as a look at the scene; None when it says nothing either way.
+        noticed: What is still to be told.
 
     """
 
@@ -198,6 +220,13 @@ class _Step:
     appeared: list[Sighting] = dataclasses.field(default_factory=list)
     left: list[Sighting] = dataclasses.field(default_factory=list)
     relatched: bool = False
+    noticed: list[_Noticed] = dataclasses.field(default_factory=list)
+
+    @property
+    def seen(self) -> Detections:
+        """The detections of a step that is about a frame."""
+        assert self.detections is not None  # noqa: S101
+        return self.detections
 
 
 class Decision:
@@ -218,6 +247,7 @@ class Decision:
         self._sources = {topic: _Source() for topic in params.detections_topics}
         self._causes: dict[tuple[str, str, Action], Cause] = {cause.key: cause for cause in held}
         self._told: dict[tuple[str, str, Action], dict[str, Sighting]] = {}
+        self._untold: _Step | None = None
         self._take(params, rules)
         for topic in self._sources:
             reason = f'no {params.release_consecutive_frames} fresh images in a row yet on {topic}'
@@ -263,7 +293,7 @@ class Decision:
         self._sources[source].expects_pictures = True
 
     def observe(self, source: str, detections: Detections, captured_ns: int, now_ns: int) -> Outcome:
-        """Decide on one frame's detections.
+        """Decide on one frame's detections; what there is to tell of them is left to `complete`.
 
         A frame that is late, from the future, not newer than the last one, or whose picture shows nothing can
         trigger a rule but never helps to release anything. One whose picture is the same as the one before, or
@@ -277,7 +307,7 @@ class Decision:
 
         """
         state = self._sources[source]
-        step = _Step(now_ns, source, detections)
+        step = self._begin(now_ns, source, detections)
         self._find_overdue(step)
         fresh = self._is_fresh(state, detections.stamp_ns, captured_ns, now_ns)
         if fresh:
@@ -294,14 +324,26 @@ class Decision:
         matches = self._book.match(detections)
         if len(rows) < len(matches):
             matches = matches[rows]
-        if detections.track_id != state.track_id:
-            state.track_id, state.tracks = detections.track_id, set(detections.track_id)
         rule_of, box_of = matches.nonzero()
         boxes, end = box_of.tolist(), 0
         for rule, count in zip(applied, np.bincount(rule_of, minlength=len(rows)).tolist(), strict=True):
             start, end = end, end + count
-            self._apply(rule, boxes[start:end], state.tracks, step)
-        return self._finish(step, flagged=matches.any(axis=0).nonzero()[0], fresh=fresh)
+            self._apply(rule, boxes[start:end], step)
+        self._settle(step)
+        self._untold = step
+        flagged = matches.any(axis=0).nonzero()[0]
+        return self._outcome(step)._replace(appeared=(), left=(), flagged=flagged, fresh=fresh)
+
+    def complete(self, outcome: Outcome) -> Outcome:
+        """Add to the outcome of `observe` which objects there are to tell of; commands do not depend on it.
+
+        Whoever commands a machine does that first. What nobody asks for comes with the next outcome.
+        """
+        step, self._untold = self._untold, None
+        if step is None:
+            return outcome
+        self._follow_up(step)
+        return outcome._replace(appeared=tuple(step.appeared), left=tuple(step.left))
 
     def reject(self, source: str, now_ns: int) -> Outcome:
         """Note that something unusable came from a source: no fresh look, and every clear run starts again."""
@@ -310,7 +352,7 @@ class Decision:
 
     def tick(self, now_ns: int) -> Outcome:
         """Look at the time only: what has not been seen for too long stops."""
-        step = _Step(now_ns)
+        step = self._begin(now_ns)
         self._find_overdue(step)
         return self._finish(step)
 
@@ -318,9 +360,13 @@ class Decision:
         """Begin or end the operator's stop."""
         cause = Cause(OPERATOR_STOP, '', 'stop', now_ns, 'the operator stopped it')
         if hold and cause.key not in self._causes:
-            return self._finish(_Step(now_ns, started=[cause]))
+            step = self._begin(now_ns)
+            step.started.append(cause)
+            return self._finish(step)
         if not hold and cause.key in self._causes:
-            return self._finish(_Step(now_ns, ended=[self._causes[cause.key]]))
+            step = self._begin(now_ns)
+            step.ended.append(self._causes[cause.key])
+            return self._finish(step)
         return Outcome(self._command)
 
     def reset(self, now_ns: int) -> tuple[Outcome, str]:
@@ -333,7 +379,7 @@ class Decision:
             The outcome, and why it was refused; '' where it was not.
 
         """
-        step = _Step(now_ns)
+        step = self._begin(now_ns)
         self._find_overdue(step)
         refusal = self._refusal()
         if not refusal:
@@ -354,8 +400,8 @@ class Decision:
         A cause whose rule has got another action goes on with that. A latched one is ended by `reset` only,
         whatever becomes of its rule.
         """
+        step = self._begin(0)
         self._take(params, rules)
-        step = _Step(0)
         for key, cause in list(self._causes.items()):
             if cause.name in BUILT_IN or cause.latched:
                 continue
@@ -434,32 +480,25 @@ class Decision:
         held = (self._causes.get((name, source, 'stop')) for name in BLIND)
         return [cause for cause in held if cause is not None]
 
-    def _apply(self, applied: _Applied, matched: list[int], every: set[str], step: _Step) -> None:
+    def _apply(self, applied: _Applied, matched: list[int], step: _Step) -> None:
         """Count one frame for or against a rule and note what begins and ends by it."""
         rule, key, watch = applied
         cause = self._causes.get(key)
         if not matched and cause is None and not watch.seen and not watch.objects:
             return
-        ids = step.detections.track_id if step.detections is not None else ()
-        tracks = every if len(matched) == len(ids) else set(map(ids.__getitem__, matched))
-        gone = watch.look(tracks, step.now_ns, rule.params.release_consecutive_frames if step.counts else None)
-        if gone:
-            self._let_go(key, gone, step)
-        there = matched
+        there, held, began, looked = matched, None, False, False
         if cause is None and rule.params.dwell_time:
-            dwell_ns = round(rule.params.dwell_time * 1e9)
-            there = [i for i in matched if watch.stayed(ids[i], dwell_ns, step.now_ns)]
+            self._look(applied, self._tracks(matched, step), step)
+            there, looked = self._stayed(rule, watch, matched, step), True
         if there and len(there) >= rule.params.min_detections:
             watch.seen, watch.clear = watch.seen + 1, 0
-            before, cause = cause, self._hold(rule, cause, there, watch.seen, step)
-            if cause is not None and (before is None or not watch.settled):
-                watch.settled = tracks <= self._told.setdefault(key, {}).keys()
-                if not watch.settled:
-                    self._tell(rule, cause, there, watch, step)
+            held = self._hold(rule, cause, there, watch.seen, step)
+            began = cause is None
         elif step.counts:
             watch.seen, watch.clear = 0, watch.clear + 1
             if cause is not None and not cause.latched and watch.clear >= rule.params.release_consecutive_frames:
                 self._release(cause, step)
+        step.noticed.append(_Noticed(applied, matched, there, held, began, looked))
 
     def _hold(self, rule: Rule, cause: Cause | None, there: list[int], seen: int, step: _Step) -> Cause | None:
         """Begin the cause of a rule that has been seen often enough, or keep it."""
@@ -480,17 +519,63 @@ class Decision:
         else:
             step.ended.append(cause)
 
-    def _tell(self, rule: Rule, cause: Cause, there: list[int], watch: Watch, step: _Step) -> None:
+    def _begin(self, now_ns: int, source: str = '', detections: Detections | None = None) -> _Step:
+        """Begin a step; what nobody has asked for since the last frame comes with it."""
+        step, before = _Step(now_ns, source, detections), self._untold
+        if before is not None:
+            self._untold = None
+            self._follow_up(before)
+            step.appeared, step.left = before.appeared, before.left
+        return step
+
+    def _follow_up(self, step: _Step) -> None:
+        """Note the objects there is to tell of: those that came and went, and the last of the causes that ended."""
+        for noticed in step.noticed:
+            tracks = self._tracks(noticed.matched, step)
+            if not noticed.looked:
+                self._look(noticed.applied, tracks, step)
+            if noticed.cause is not None:
+                self._tell(noticed, noticed.cause, tracks, step)
+        for cause in step.ended:
+            step.left += self._told.pop(cause.key, {}).values()
+
+    def _tracks(self, matched: list[int], step: _Step) -> set[str]:
+        """Collect the tracks of detections; those of all detections of a frame once."""
+        found, source = step.seen, self._sources[step.source]
+        if len(matched) < len(found):
+            return set(map(found.track_id.__getitem__, matched))
+        if found.track_id != source.track_id:
+            source.track_id, source.tracks = found.track_id, set(found.track_id)
+        return source.tracks
+
+    def _stayed(self, rule: Rule, watch: Watch, matched: list[int], step: _Step) -> list[int]:
+        """Keep the detections of objects that have matched for as long as the rule asks for."""
+        dwell_ns, ids = round(rule.params.dwell_time * 1e9), step.seen.track_id
+        return [i for i in matched if watch.stayed(ids[i], dwell_ns, step.now_ns)]
+
+    def _look(self, applied: _Applied, tracks: set[str], step: _Step) -> None:
+        """Note which objects come and go."""
+        patience = applied.rule.params.release_consecutive_frames if step.counts else None
+        gone = applied.watch.look(tracks, step.now_ns, patience)
+        if gone:
+            self._let_go(applied.key, gone, step)
+
+    def _tell(self, noticed: _Noticed, cause: Cause, tracks: set[str], step: _Step) -> None:
         """Note the objects there is no event about yet, the best first."""
-        told = self._told[cause.key]
-        found = step.detections
-        assert found is not None  # noqa: S101  they are there
-        known, untold = len(told), [i for i in there if found.track_id[i] not in told]
+        rule, key, watch = noticed.applied
+        if watch.settled and not noticed.began:
+            return
+        told = self._told.setdefault(key, {})
+        watch.settled = tracks <= told.keys()
+        if watch.settled:
+            return
+        found = step.seen
+        known, untold = len(told), [i for i in noticed.there if found.track_id[i] not in told]
         if len(untold) > 1:
             untold.sort(key=lambda i: -float(found.score[i]))
         for i in untold:
             track = found.track_id[i]
-            first = not told and i == cause.box and cause in step.started
+            first = noticed.began and not told and i == cause.box
             if track in told or not watch.may_tell(track, rule.params, step.now_ns, first=first):
                 continue
             watch.told_ns = step.now_ns
@@ -498,7 +583,7 @@ class Decision:
             told[track] = Sighting(cause, i, track, found.class_id[i], frames)
             step.appeared.append(told[track])
         if len(told) > known:
-            self._let_go(cause.key, [track for track in told if track not in watch.objects], step)
+            self._let_go(key, [track for track in told if track not in watch.objects], step)
 
     def _let_go(self, key: tuple[str, str, Action], tracks: list[str], step: _Step) -> None:
         """Note the objects that are gone; the last one of a cause goes with the cause."""
@@ -507,14 +592,22 @@ class Decision:
             if track in told and len(told) > 1:
                 step.left.append(told.pop(track))
 
-    def _finish(self, step: _Step, *, flagged: NDArray[np.intp] = NO_BOXES, fresh: bool = False) -> Outcome:
+    def _finish(self, step: _Step) -> Outcome:
+        """End a step that is about no frame."""
+        self._settle(step)
+        self._follow_up(step)
+        return self._outcome(step)
+
+    def _settle(self, step: _Step) -> None:
+        """Let causes begin and end, and command what follows from those that hold."""
         for cause in step.started:
             self._causes[cause.key] = cause
         for cause in step.ended:
             del self._causes[cause.key]
-            step.left += self._told.pop(cause.key, {}).values()
         if step.started or step.ended:
             self._command = self._arbitrate()
+
+    def _outcome(self, step: _Step) -> Outcome:
         return Outcome(
             self._command,
             tuple(step.started),
@@ -522,8 +615,6 @@ class Decision:
             tuple(step.appeared),
             tuple(step.left),
             step.relatched,
-            flagged,
-            fresh,
         )
 
     def _arbitrate(self) -> Command:
@@ -538,8 +629,7 @@ class Decision:
 
 
 def _triggered(rule: Rule, there: list[int], frames: int, step: _Step) -> Cause:
-    found = step.detections
-    assert found is not None  # noqa: S101  they are there
+    found = step.seen
     best = max(there, key=lambda i: float(found.score[i]))
     return Cause(
         rule.name,

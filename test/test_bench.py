@@ -181,5 +181,5 @@ def test_pictures_go_between_two_processes(monkeypatch, tmp_path, capsys):
     assert all(row['stops'] > 0 and row['stop_per_healthy'] > 0 for row in written['stops'])
     printed = capsys.readouterr().out
     assert all(
-        ratio in printed for ratio in ('latency/copy', 'detect/network', 'live/copy', 'observe/compare', 'file/bulk')
+        ratio in printed for ratio in ('latency/copy', 'detect/network', 'live/copy', 'command/compare', 'file/bulk')
     )

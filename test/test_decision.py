@@ -52,7 +52,7 @@ class Line:
         source = source or self.source
         captured_ms = self.now_ms - age
         found = seen(EPOCH_NS + captured_ms * MS, labels, scores, picture)
-        outcome = self.decision.observe(source, found, captured_ms * MS, self.now_ms * MS)
+        outcome = self.decision.complete(self.decision.observe(source, found, captured_ms * MS, self.now_ms * MS))
         assert outcome.fresh == (self.newest_ms[source] < captured_ms and 0 <= age <= TIMEOUT_MS)
         if outcome.fresh:
             self.newest_ms[source] = captured_ms
@@ -420,6 +420,39 @@ def appeared(outcome):
 
 def left(outcome):
     return [sighting.track_id for sighting in outcome.left]
+
+
+def test_what_nobody_asks_for_comes_with_the_next_outcome():
+    line = running(rule())
+    quiet = line.decision
+    captured = line.now_ms + 10
+    for i in range(3):
+        at = (captured + 10 * i) * MS
+        outcome = quiet.observe('detections', seen(at, ['dent#1']), at, at)
+        assert not outcome.appeared
+    assert outcome.command.stop
+    told = quiet.tick((captured + 40) * MS)
+    assert [sighting.track_id for sighting in told.appeared] == ['1']
+    assert not quiet.tick((captured + 50) * MS).appeared
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.sampled_from(['dent#1', 'dent#2', 'cup#3', 'cup']), max_size=3), st.booleans())),
+    st.sampled_from([{}, {'dwell_time': 0.06}, {'min_detections': 2}, {'cooldown': 0.1}, {'latch': True}]),
+)
+def test_when_events_are_asked_for_changes_neither_them_nor_the_commands(frames, params):
+    rules = [rule(**params), rule('cups', classes=['cup'], action_type='alarm', release_consecutive_frames=2)]
+    at_once, later = ([], []), ([], [])
+    for always, (commands, told) in ((True, at_once), (False, later)):
+        decision = Decision(DecisionParams(release_consecutive_frames=1), rules, 0)
+        for i, (labels, asked) in enumerate([*frames, ((), True)], 1):
+            outcome = decision.observe('detections', seen(i * 30 * MS, labels), i * 30 * MS, i * 30 * MS)
+            commands.append((outcome.command, outcome.started, outcome.ended))
+            if always or asked:
+                outcome = decision.complete(outcome)
+                told += [*outcome.appeared, *((sighting, 'left') for sighting in outcome.left)]
+    assert at_once[0] == later[0]
+    assert sorted(map(str, at_once[1])) == sorted(map(str, later[1]))
 
 
 def test_each_object_is_told_of_by_itself():

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..decision import Decision
+from ..decision import Decision, Outcome
 from ..detections import Detections
 from ..params import DecisionParams
 from ..picture import Picture
@@ -38,7 +39,8 @@ def decisions(duration: float) -> Iterator[Row]:
     """Time decisions and the floor, in turns."""
     rng = np.random.default_rng(1)
     rules, frames = make_rules(rng), make_frames(rng)
-    steps = {'compare_ms': comparing(rules, frames), 'observe_ms': observing(rules, frames)}
+    observe, complete = deciding(rules, frames)
+    steps = {'compare_ms': comparing(rules, frames), 'observe_ms': observe, 'complete_ms': complete}
     figures = {name: percentiles(took) for name, took in in_turns(steps, duration).items()}
     yield {
         'rules': RULES,
@@ -46,6 +48,7 @@ def decisions(duration: float) -> Iterator[Row]:
         'cameras': CAMERAS,
         'observe_ms': figures['observe_ms'],
         'target_p99_ms': TARGET_P99,
+        'complete_ms': figures['complete_ms'],
         'floor': {'compare_ms': figures['compare_ms']},
         'observe_per_compare': ratio(figures['observe_ms'], figures['compare_ms']),
     }
@@ -101,18 +104,25 @@ def make_frames(rng: np.random.Generator) -> list[Detections]:
     return frames
 
 
-def observing(rules: Sequence[Rule], frames: Sequence[Detections]) -> Callable[[], object]:
-    """Return a step that decides on the next frame, of one camera after the other."""
+def deciding(
+    rules: Sequence[Rule], frames: Sequence[Detections]
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Return a step that decides on the next frame, of one camera after the other, and one that finds what to tell."""
     topics = tuple(f'camera_{i}/detections' for i in range(CAMERAS))
     decision = Decision(DecisionParams(detections_topics=topics), rules, 0)
     coming = zip(cycle(topics), restamped(frames), strict=False)
 
-    def step() -> None:
+    outcomes: deque[Outcome] = deque(maxlen=1)
+
+    def observe() -> None:
         topic, detections = next(coming)
         now_ns = detections.stamp_ns + AGE_NS
-        decision.observe(topic, detections, detections.stamp_ns, now_ns)
+        outcomes.append(decision.observe(topic, detections, detections.stamp_ns, now_ns))
 
-    return step
+    def complete() -> None:
+        decision.complete(outcomes[0])
+
+    return observe, complete
 
 
 def restamped(frames: Sequence[Detections]) -> Iterator[Detections]:
@@ -146,8 +156,9 @@ def cells(row: Row) -> dict[str, str]:
         'rules': str(row['rules']),
         'boxes': str(row['detections']),
         'cameras': str(row['cameras']),
-        'observe': text(row['observe_ms'], 3),
+        'to command': text(row['observe_ms'], 3),
         'target p99': f'{row["target_p99_ms"]:.3f}',
+        'to events': text(row['complete_ms'], 3),
         'compare': text(row['floor']['compare_ms'], 3),
-        'observe/compare': times(row['observe_per_compare']),
+        'command/compare': times(row['observe_per_compare']),
     }

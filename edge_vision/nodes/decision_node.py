@@ -206,6 +206,7 @@ class DecisionNode(Node):
             decide_ns = self._clock_now.now_ns() - now_ns
             if 'flagged' in self._pubs:
                 self._publish('flagged', detections_to_msg(detections, outcome.flagged))
+            outcome = self._decision.complete(outcome)
         self._decided += 1
         self._stale += not outcome.fresh
         self._reaction_ms.add((age_ns + decide_ns) / 1e6)
