@@ -88,7 +88,7 @@ def validation(args: argparse.Namespace, options: BuildOptions) -> str:
     try:
         engine = prepare(args.model, options, open_engine=open_engine, pictures=args.calibration, place=args.output)
     except RuntimeUnavailable as error:
-        return f'NOT VALIDATED: nothing here can run it ({error})'
+        return f'NOT VALIDATED  nothing here can run it: {error.__cause__ or error}'
     return f'validated      {engine.side_car["validation"]["summary"]}'
 
 

@@ -44,11 +44,11 @@ class Wanted(NamedTuple):
 
 def this_device() -> Device | None:
     """Return the GPU of this machine; None where there is none that works."""
-    from ..cuda import device  # noqa: PLC0415  cuda takes `Device` from here
-
     try:
+        from ..cuda import device  # noqa: PLC0415  cuda takes `Device` from here
+
         return device()
-    except RuntimeUnavailable as error:
+    except (ImportError, RuntimeUnavailable) as error:
         log.debug('no GPU: %s', error)
         return None
 

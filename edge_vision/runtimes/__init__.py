@@ -155,10 +155,12 @@ def open_runtime(backend: str, model_file_path: str | Path, options: Options = D
     path = Path(model_file_path).expanduser()
     check_file(path)
     refusals: list[str] = []
+    refusal: RuntimeUnavailable | None = None
     for name in RUNTIMES if backend == 'auto' else [backend]:
         try:
             runtime = find_class(name, path, options)(path, options)
         except RuntimeUnavailable as error:
+            refusal = error
             refusals.append(f'{name}: {error}')
             continue
         why = '; '.join(refusals) or ('first choice' if backend == 'auto' else 'as asked')
@@ -166,7 +168,8 @@ def open_runtime(backend: str, model_file_path: str | Path, options: Options = D
         log.info('%s runs %s, %dx%d, %d classes (%s)', name, path.name, width, height, len(runtime.labels), why)
         return runtime
     way_out = WAYS_OUT.get(path.suffix.lower(), '').format(path=path)
-    raise RuntimeUnavailable(f'backend {backend!r} cannot be used for {str(path)!r}: {"; ".join(refusals)}{way_out}')
+    message = f'backend {backend!r} cannot be used for {str(path)!r}: {"; ".join(refusals)}{way_out}'
+    raise RuntimeUnavailable(message) from refusal
 
 
 def find_class(name: str, path: Path, options: Options) -> RuntimeClass:

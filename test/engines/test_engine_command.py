@@ -41,7 +41,7 @@ def test_what_was_there_is_not_built_again_unless_forced(model, capsys):
 @pytest.mark.skipif(this_device() is not None, reason='this machine has a GPU')
 def test_on_a_machine_without_a_gpu_it_says_plainly_that_nothing_was_validated(model, capsys):
     assert run(model) == 0
-    assert 'NOT VALIDATED: nothing here can run it' in capsys.readouterr().out
+    assert 'NOT VALIDATED  nothing here can run it: ' in capsys.readouterr().out
 
 
 def test_the_arguments_become_options(tmp_path):
