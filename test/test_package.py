@@ -64,8 +64,10 @@ def test_package_is_in_the_ament_index(wheel):
     assert (data / 'share/edge_vision/package.xml').is_file()
 
 
-def test_every_module_is_installed(wheel):
-    modules = [path.relative_to(ROOT) for path in (ROOT / 'edge_vision').rglob('*.py')]
+def test_every_module_and_kernel_is_installed(wheel):
+    sources = (path for suffix in ('py', 'cu') for path in (ROOT / 'edge_vision').rglob(f'*.{suffix}'))
+    modules = [path.relative_to(ROOT) for path in sources]
+    assert {path.suffix for path in modules} == {'.py', '.cu'}
     assert [path for path in modules if not (wheel / path).is_file()] == []
 
 
