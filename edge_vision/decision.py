@@ -570,7 +570,7 @@ class Decision:
         if watch.settled:
             return
         found = step.seen
-        known, untold = len(told), [i for i in noticed.there if found.track_id[i] not in told]
+        untold = [i for i in noticed.there if found.track_id[i] not in told]
         if len(untold) > 1:
             untold.sort(key=lambda i: -float(found.score[i]))
         for i in untold:
@@ -582,8 +582,7 @@ class Decision:
             frames = max(watch.frames(track), cause.frames if first else 0)
             told[track] = Sighting(cause, i, track, found.class_id[i], frames)
             step.appeared.append(told[track])
-        if len(told) > known:
-            self._let_go(key, [track for track in told if track not in watch.objects], step)
+        self._let_go(key, [track for track in told if track not in watch.objects], step)
 
     def _let_go(self, key: tuple[str, str, Action], tracks: list[str], step: _Step) -> None:
         """Note the objects that are gone; the last one of a cause goes with the cause."""

@@ -118,7 +118,7 @@ class RuleBook:
         found = self._wanted.take(columns, axis=1) & (detections.score >= self._min_score)
         if detections.image_size is None or not found.any():
             return found.take(self._rows, axis=0)
-        boxes = np.divide(detections.xyxy, detections.image_size * 2, dtype=np.float32)
+        boxes = np.divide(detections.xyxy, detections.image_size * 2, dtype=np.float64)
         np.minimum(np.maximum(boxes, 0.0, out=boxes), 1.0, out=boxes)
         if self._limits_area:
             area = np.abs((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))

@@ -6,7 +6,6 @@ Everything here is normalised to the image: 0, 0 is its top left, 1, 1 its botto
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,12 +109,12 @@ class ZoneSet:
         factors.append(_offsets(DOWN, starts, low))
         factors += [_reaches(*pair, whole) for pair in zip(axes, (np.zeros_like(half), half, half), strict=True)]
         self._edges = len(starts)
-        self._factors = np.concatenate(factors).astype(np.float32)
+        self._factors = np.concatenate(factors)
         self._next = np.concatenate(
             [first + np.roll(np.arange(n), -1) for first, n in zip(self._first, counts, strict=True)]
         )
 
-    def hold(self, boxes: NDArray[np.floating[Any]]) -> Mask:
+    def hold(self, boxes: Points) -> Mask:
         """Tell which zones hold the anchors of which boxes.
 
         Args:
@@ -130,10 +129,10 @@ class ZoneSet:
             return self._hold(boxes)
         return np.concatenate([self._hold(boxes[i : i + step]) for i in range(0, len(boxes), step)], axis=1)
 
-    def _hold(self, boxes: NDArray[np.floating[Any]]) -> Mask:
+    def _hold(self, boxes: Points) -> Mask:
         n, m = self._edges, len(boxes)
         width = -m % 8 + m  # so that eight answers make a word
-        corners = np.ones((5, width), dtype=np.float32)  # left, top, right, bottom, 1
+        corners = np.ones((5, width))  # left, top, right, bottom, 1
         np.minimum(boxes.T[:2], boxes.T[2:], out=corners[:2, :m])
         np.maximum(boxes.T[:2], boxes.T[2:], out=corners[2:4, :m])
         numbers = self._factors @ corners  # offsets along the normals, x, y, of the starts along y; then three reaches

@@ -209,3 +209,9 @@ def test_polygon_that_is_not_simple_is_refused(flat):
 def test_simple_polygon_is_taken_as_it_is(flat):
     for corners in every_beginning(flat):
         assert np.array_equal(zones.polygon('points', corners.ravel()), corners)
+
+
+def test_an_edge_that_is_level_but_for_a_hair_is_crossed_only_where_it_is():
+    points = [0.1, 0.33, 0.4, 0.32999999, 0.4, 0.2, 0.95, 0.2, 0.95, 0.9, 0.1, 0.9]
+    box = np.array([[0.426, 0.32999998331] * 2])
+    assert zones.ZoneSet([zones.polygon('points', points)], ['center']).hold(box)[0, 0]
