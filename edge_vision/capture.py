@@ -412,7 +412,10 @@ def list_pictures(path: Path) -> list[Path]:
         raise SourceError(f'video_device {str(path)!r} does not exist, expected a video, picture or folder')
     if not path.is_dir():
         return [path]
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    try:
+        files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    except OSError as error:
+        raise SourceError(f'folder {str(path)!r} cannot be read: {error.strerror}') from error
     if not files:
         raise SourceError(f'folder {str(path)!r} holds no pictures, expected files ending in one of {IMAGE_SUFFIXES}')
     return files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -57,15 +58,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv and argv[0] in NODES:
         return _run_node(argv[0], argv)
     try:
-        args = _parser(argv[:1]).parse_args(argv)
-        return int(args.run(args))
+        return _run_command(argv)
     except ModuleNotFoundError as error:
         return _missing(error)
-    except EdgeVisionError as error:
-        print(f'edge_vision: error: {error}', file=sys.stderr)
-        return 1
+    except (EdgeVisionError, OSError) as error:
+        return _failed(error)
     except KeyboardInterrupt:
         return 130
+
+
+def _run_command(argv: Sequence[str]) -> int:
+    args = _parser(argv[:1]).parse_args(argv)
+    code = int(args.run(args))
+    sys.stdout.flush()
+    return code
+
+
+def _failed(error: EdgeVisionError | OSError) -> int:
+    """Say in one line what went wrong; nothing where nobody reads the output any more."""
+    sentence = str(error)
+    if isinstance(error, OSError) and not isinstance(error, EdgeVisionError):
+        sentence = f'{error.filename!r}: {error.strerror}' if error.filename else f'output: {error.strerror}'
+        if error.filename is None:  # and what is left of the output is not to be tried again at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):
+        print(f'edge_vision: error: {sentence}', file=sys.stderr)
+    return 1
 
 
 def _parser(chosen: Sequence[str]) -> argparse.ArgumentParser:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .capture import DEFAULT_RATE, open_source, video_length
-from .configuration import Pipeline, read
+from .configuration import Pipeline, check, read
 from .decision import Cause, Decision, Outcome
 from .detect import save
 from .detections import Detections
@@ -26,7 +26,7 @@ from .errors import ConfigurationError, EndOfStream
 from .frames import Frame
 from .params import DecisionParams, DetectorParams
 from .picture import PictureWatch
-from .rules import Rule, rules_from_values
+from .rules import Rule, rules_from_values, unknown_classes
 from .runtimes import RUNTIMES, open_runtime, options_of
 from .share import CONVEYOR_MODEL, share_file
 from .tracking import Tracker
@@ -36,12 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument('video', metavar='VIDEO', help='video file, or folder of pictures')
     parser.add_argument('--params-file', metavar='FILE', required=True, help='ROS parameters with the rules')
-    parser.add_argument('--model', metavar='FILE', default='', help="detection model; default: the parameters file's")
-    parser.add_argument(
-        '--backend', default='', choices=['', 'auto', *RUNTIMES], help="what runs it; default: the parameters file's"
-    )
-    parser.add_argument('--framerate', type=float, default=0.0, help="pictures per second; default: the video's own")
-    parser.add_argument('--topic', default='', help='topic of detections that the video stands for; default: the first')
+    parser.add_argument('--model', metavar='FILE', default='', help="detection model [the parameters file's]")
+    parser.add_argument('--backend', choices=['auto', *RUNTIMES], help="what runs it [the parameters file's]")
+    parser.add_argument('--framerate', type=float, metavar='HZ', help="pictures per second [the video's own]")
+    parser.add_argument('--namespace', default='', help='whose parameters, where the file has several')
+    parser.add_argument('--topic', default='', help='topic of detections that the video stands for [the first]')
     parser.add_argument('--json', action='store_true', help='print everything as JSON')
     parser.add_argument('--save', metavar='DIR', type=Path, help='write the picture behind each cause into DIR')
 
@@ -188,6 +187,7 @@ def run(args: argparse.Namespace) -> int:
             if args.save and cause.box >= 0:
                 picture = annotate(look.frame.image, look.detections, zones=zones, labels=detector.labels)
                 save(args.save / f'{look.at_s:09.3f}_{cause.action}_{cause.name}.jpg', picture)
+    _check_length(args.video, replay)
     summary = _summary(args.video, replay, history)
     if args.json:
         sys.stdout.write(json.dumps({**summary, 'causes': [held.record() for held in history]}, indent=1) + '\n')
@@ -197,13 +197,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> tuple[Replay, Detector, tuple[Rule, ...]]:
-    if not 0.0 <= args.framerate < math.inf:
+    if not args.video:
+        raise ConfigurationError('VIDEO is empty, expected a video file or folder of pictures')
+    if args.framerate is not None and not 0.0 < args.framerate < math.inf:
         raise ConfigurationError(f'--framerate is {args.framerate!r}, expected a number above 0')
-    pipe = _pipeline(Path(args.params_file))
+    pipe = _pipeline(Path(args.params_file), args.namespace)
     params, rules = pipe.params(DecisionParams), rules_from_values(pipe.values(DecisionParams))
-    topic = args.topic or params.detections_topics[0]
-    if topic not in params.detections_topics:
-        raise ConfigurationError(f'--topic is {topic!r}, expected one of {list(params.detections_topics)}')
+    topics = {name.strip('/'): name for name in params.detections_topics}
+    topic = topics.get(args.topic.strip('/'), '') if args.topic else params.detections_topics[0]
+    if not topic:
+        raise ConfigurationError(f'--topic is {args.topic!r}, expected one of {list(params.detections_topics)}')
     wanted = pipe.params(DetectorParams)
     model = args.model or wanted.model_file_path or str(share_file(CONVEYOR_MODEL))
     detector = Detector(
@@ -220,17 +223,39 @@ def _prepare(args: argparse.Namespace) -> tuple[Replay, Detector, tuple[Rule, ..
         params=params,
         rules=rules,
         topic=topic,
-        framerate=args.framerate,
+        framerate=args.framerate or 0.0,
     )
+    _warn(*unknown_classes(rules, detector.labels))
+    if not any(rule.params.enabled for rule in rules):
+        _warn('no rules are in force: nothing that is seen will stop anything')
     return replay, detector, rules
 
 
-def _pipeline(path: Path) -> Pipeline:
-    found = read(path)
-    if len(found) > 1:
-        names = [pipe.namespace for pipe in found]
-        raise ConfigurationError(f'--params-file {str(path)!r} holds the pipelines {names}, expected one')
-    return found[0]
+def _warn(*sentences: str) -> None:
+    for sentence in sentences:
+        sys.stderr.write(f'edge_vision: warning: {sentence}\n')
+
+
+def _pipeline(path: Path, namespace: str) -> Pipeline:
+    """Read what the nodes of one namespace are given, and check it as they would."""
+    found = {pipe.namespace.strip('/'): pipe for pipe in read(path)}
+    pipe = found.get(namespace.strip('/')) if namespace or len(found) > 1 else next(iter(found.values()))
+    if pipe is None:
+        names = [pipe.namespace for pipe in found.values()]
+        raise ConfigurationError(f'--namespace is {namespace!r}, expected one of {names}: {str(path)!r} is for them')
+    wrong = check(pipe)
+    if wrong:
+        raise ConfigurationError(f'--params-file {str(path)!r}: {wrong[0]}')
+    return pipe
+
+
+def _check_length(video: str, replay: Replay) -> None:
+    """Warn of a file that ends before its header says so."""
+    duration_s, rate = video_length(video)
+    if replay.frames < math.floor(0.9 * duration_s * rate):
+        _warn(
+            f'{video!r} ends after {replay.frames} frames, its header says {round(duration_s * rate)}: is it cut off?'
+        )
 
 
 def _make_directory(directory: Path) -> None:
@@ -283,7 +308,8 @@ def _summary(video: str, replay: Replay, history: list[Held]) -> dict[str, Any]:
 
 def _table(summary: dict[str, Any]) -> Iterator[str]:
     yield ''
-    yield f'{summary["frames"]} frames, {summary["duration_s"]:.1f} s at {summary["framerate"]:g} per second'
+    frames = '1 frame' if summary['frames'] == 1 else f'{summary["frames"]} frames'
+    yield f'{frames}, {summary["duration_s"]:.1f} s at {summary["framerate"]:g} per second'
     yield f'stopped for {summary["stopped_s"]:.1f} s ({summary["stopped_s"] / summary["duration_s"]:.0%} of it)'
     for name, held in summary['held'].items():
         times = 'once' if held['times'] == 1 else f'{held["times"]} times'

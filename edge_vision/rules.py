@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -126,6 +127,27 @@ class RuleBook:
         if self._zones is not None:
             found[: self._zoned] &= self._zones.hold(boxes)
         return found.take(self._rows, axis=0)
+
+
+def unknown_classes(rules: Iterable[Rule], labels: Sequence[str]) -> list[str]:
+    """Find the classes of rules that no detection can have: such a rule would never act.
+
+    Args:
+        rules: The rules in force.
+        labels: What the model can give.
+
+    Returns:
+        A sentence for each.
+
+    """
+    found = []
+    for rule in rules:
+        for name in rule.params.classes if rule.params.enabled else ():
+            if name not in labels:
+                near = difflib.get_close_matches(name, labels, 1)
+                hint = f'did you mean {near[0]!r}?' if near else f'expected some of {list(labels[:20])}'
+                found.append(f'{rule.name}.classes holds {name!r}, which the model does not know, {hint}')
+    return found
 
 
 def camera_of(topic: str) -> str:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +66,21 @@ def test_unusable_command_line_is_refused_with_the_usage(edge_vision, arguments)
     assert result.returncode == 2
     assert 'usage: edge_vision' in result.stderr
     assert 'Traceback' not in result.stderr
+
+
+def test_output_that_nobody_reads_is_no_error(ros_environment):  # noqa: ARG001  it is inherited
+    command = [sys.executable, '-m', 'edge_vision', 'doctor', '--json']
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as doctor:
+        doctor.stdout.close()
+        assert doctor.stderr.read() == ''
+        assert doctor.wait(DEADLINE) == 1
+
+
+def test_full_output_is_said_in_one_line(ros_environment):  # noqa: ARG001  it is inherited
+    command = [sys.executable, '-m', 'edge_vision', 'doctor']
+    with Path('/dev/full').open('w') as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=DEADLINE, check=False)
+    assert refusal(done) == 'output: No space left on device'
 
 
 def test_detect_refuses_a_missing_model(edge_vision, tmp_path):

@@ -152,6 +152,8 @@ def test_a_frozen_recording_is_told(run, recording, tmp_path):
         (['.', '--topic', 'other'], "--topic is 'other', expected one of ['detections']"),
         (['.', '--model', 'missing.onnx'], "model file 'missing.onnx' does not exist"),
         (['.', '--params-file', 'missing.yaml'], "--params-file is 'missing.yaml'"),
+        ([''], 'VIDEO is empty'),
+        (['.', '--namespace', 'line2'], "--namespace is 'line2', expected one of ['/']"),
     ],
 )
 def test_what_cannot_be_used_is_named_in_one_line(run, recording, monkeypatch, given, reason):
@@ -160,3 +162,41 @@ def test_what_cannot_be_used_is_named_in_one_line(run, recording, monkeypatch, g
     assert code == 1
     assert reason in said.err
     assert said.err.count('\n') == 1
+
+
+def test_a_file_that_the_nodes_would_refuse_is_refused(run, rules, short, tmp_path):
+    wrong = tmp_path / 'wrong.yaml'
+    wrong.write_text(rules.read_text().replace('defect.classes', 'defect.clases'))
+    code, said = run(short, '--params-file', wrong)
+    assert code == 1
+    assert "did you mean 'defect.classes'" in said.err
+
+
+def test_a_rule_that_would_never_act_is_warned_of(run, rules, short, tmp_path):
+    wrong = tmp_path / 'wrong.yaml'
+    wrong.write_text(rules.read_text().replace('"scratch"', '"scrach"'))
+    code, said = run(short, '--params-file', wrong, '--json')
+    assert code == 0
+    assert "defect.classes holds 'scrach', which the model does not know, did you mean 'scratch'?" in said.err
+    assert json.loads(said.out)['frames']
+
+
+def test_pipelines_of_a_file_are_told_apart_by_their_namespace(run, rules, short, tmp_path):
+    two = tmp_path / 'two.yaml'
+    two.write_text(rules.read_text().replace('/**/', '/line1/') + rules.read_text().replace('/**/', '/line2/'))
+    code, said = run(short, '--params-file', two, '--json')
+    assert (code, said.out) == (1, '')
+    assert "expected one of ['/line1', '/line2']" in said.err
+    assert run(short, '--params-file', two, '--namespace', 'line2', '--json')[0] == 0
+
+
+def test_a_recording_that_is_cut_off_is_warned_of(run, recording, tmp_path):
+    video = tmp_path / 'line.avi'
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*'MJPG'), 10.0, (640, 480))
+    for path in sorted(recording[0].iterdir())[:30]:
+        writer.write(cv2.imread(str(path)))
+    writer.release()
+    video.write_bytes(video.read_bytes()[: video.stat().st_size // 3])
+    code, said = run(video, '--json')
+    assert code == 0
+    assert 'is it cut off?' in said.err

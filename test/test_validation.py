@@ -255,8 +255,10 @@ def test_the_command_fails_on_a_candidate_that_does_not_agree(run, capsys):
 
 
 def test_the_command_needs_a_reference_for_what_is_no_onnx_model(run):
-    with pytest.raises(ConfigurationError, match=r"--reference is 'm.engine', expected the \.onnx model"):
-        run('m.engine')
+    with pytest.raises(ConfigurationError, match=r"has no model 'other.onnx' beside it; .* --reference"):
+        run('other.engine')
+    with pytest.raises(ConfigurationError, match=r"--reference is 'm.pt', expected the \.onnx model"):
+        run('m.engine', '--reference', 'm.pt')
 
 
 def test_without_any_runtime_for_the_cpu_there_is_no_reference(tmp_path, monkeypatch):

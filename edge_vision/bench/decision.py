@@ -104,9 +104,7 @@ def make_frames(rng: np.random.Generator) -> list[Detections]:
     return frames
 
 
-def deciding(
-    rules: Sequence[Rule], frames: Sequence[Detections]
-) -> tuple[Callable[[], object], Callable[[], object]]:
+def deciding(rules: Sequence[Rule], frames: Sequence[Detections]) -> tuple[Callable[[], object], Callable[[], object]]:
     """Return a step that decides on the next frame, of one camera after the other, and one that finds what to tell."""
     topics = tuple(f'camera_{i}/detections' for i in range(CAMERAS))
     decision = Decision(DecisionParams(detections_topics=topics), rules, 0)

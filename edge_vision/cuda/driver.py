@@ -25,7 +25,7 @@ from ..engines.device import Device
 from ..errors import EdgeVisionError, RuntimeUnavailable
 from .bindings import driver as cu
 
-WAY_OUT = "install the NVIDIA driver, or find out why 'nvidia-smi' (on a Jetson: 'tegrastats') does not show the GPU"
+WAY_OUT = "see what 'nvidia-smi' (on a Jetson: 'tegrastats') says"
 opening = threading.Lock()
 
 
@@ -80,6 +80,7 @@ class Gpu:
             self.use()
         except Exception as error:  # the library raises its own errors where it finds no driver
             reason = str(error).splitlines()[0].partition(';')[0].removeprefix('CUDA failed: ').rstrip('.')
+            reason = 'no NVIDIA driver' if 'driver library' in reason else reason
             raise RuntimeUnavailable(f'no GPU works here ({reason}); {WAY_OUT}') from error
 
     def use(self) -> None:

@@ -217,5 +217,5 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise ConfigurationError(
             f'engine {str(path)!r} cannot be written: {error.strerror}; '
-            f'name a writable directory in {ENGINE_CACHE_VARIABLE}'
+            f'name a writable directory in {ENGINE_CACHE_VARIABLE}, or another engine file'
         ) from error

@@ -172,17 +172,20 @@ def obtain_from(
 
 
 def check_place(path: Path, *, force: bool) -> None:
-    """Keep engines that were not built here from being written over.
+    """Keep files that are no engines, or were not built here, from being written over.
 
     Raises:
-        ConfigurationError: There is one.
+        ConfigurationError: There is one, or the name is not that of an engine.
 
     """
-    ours = path.parent == engine_directory() or cache.side_car_path(path).is_file()
-    if path.is_file() and not ours and not force:
+    if path.suffix != '.engine':
+        raise ConfigurationError(f'engine file {str(path)!r} ends in {path.suffix!r}, expected .engine')
+    there = [file for file in (path, cache.side_car_path(path)) if file.exists()]
+    ours = path.parent == engine_directory() or cache.read_side_car(path) is not None
+    if there and not ours and not force:
         raise ConfigurationError(
-            f'engine {str(path)!r} has no side-car, so it was built by something else and is not written over; '
-            'give it as the model, delete it, or set force_engine_update'
+            f'{str(there[0])!r} was made by something else and is not written over: engine {path.name!r} has no '
+            'side-car of ours; give it as the model, delete it, or set force_engine_update'
         )
 
 

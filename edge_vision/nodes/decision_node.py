@@ -21,7 +21,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
-from vision_msgs.msg import Detection2DArray
+from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from .. import latches
 from ..account import Look, Teller, facts_of, summary
@@ -33,7 +33,7 @@ from ..frames import Frame
 from ..metrics import Window
 from ..params import DecisionParams, from_values
 from ..picture import Picture
-from ..rules import Rule, RuleParams, check_names, rules_from_values
+from ..rules import Rule, RuleParams, check_names, rules_from_values, unknown_classes
 from . import diagnostics, qos
 from .callers import callers
 from .convert import detections_from_msg, detections_to_msg, ns_from_stamp
@@ -101,6 +101,8 @@ class DecisionNode(Node):
         self._facts: OrderedDict[tuple[str, int], tuple[InferenceTimes, Picture | None]] = OrderedDict()
         self._facts_known = threading.Condition()
         self._with_facts: set[str] = set()
+        self._labels: dict[str, tuple[str, ...]] = {}
+        self._warned: set[str] = set()
         self._decided = self._malformed = self._stale = 0
         self._undeclared: set[str] = set()
         self._declaring = False
@@ -178,6 +180,9 @@ class DecisionNode(Node):
             # Where an executor takes what is ready in the order of creation, facts are there before their detections.
             self.create_subscription(
                 DiagnosticArray, f'{topic}/facts', lambda msg, topic=topic: self._on_facts(topic, msg), DEPTH
+            )
+            self.create_subscription(
+                LabelInfo, f'{beside}label_info', lambda msg, topic=topic: self._on_label_info(topic, msg), qos.LATCHED
             )
             self.create_subscription(
                 CameraInfo, f'{beside}camera_info', lambda msg, topic=topic: self._on_info(topic, msg), qos.EACH
@@ -291,6 +296,27 @@ class DecisionNode(Node):
         self._carry_out(Aftermath(outcome))
         self.get_logger().error(f'dropped a message of {topic}: {reason}', throttle_duration_sec=5.0)
 
+    def _on_label_info(self, topic: str, msg: LabelInfo) -> None:
+        self.know_labels(topic, tuple(entry.class_name for entry in msg.class_map))
+
+    def know_own_labels(self, labels: tuple[str, ...]) -> None:
+        """Note what the detector of this process can find."""
+        self.know_labels(OWN_TOPIC, labels)
+
+    def know_labels(self, source: str, labels: tuple[str, ...]) -> None:
+        """Note what a source can find, and warn of rules that are about something else: they would never act."""
+        self._labels[source] = labels
+        self._warn_of_unknown_classes()
+
+    def _warn_of_unknown_classes(self) -> None:
+        if self._labels.keys() < set(self._params.detections_topics):
+            return
+        labels = [label for known in self._labels.values() for label in known]
+        for sentence in unknown_classes(self._rules, labels):
+            if sentence not in self._warned:
+                self._warned.add(sentence)
+                self.get_logger().warning(sentence)
+
     def _on_info(self, topic: str, msg: CameraInfo) -> None:
         if msg.width and msg.height:
             self._sizes[topic] = (msg.width, msg.height)
@@ -356,6 +382,7 @@ class DecisionNode(Node):
             outcome = self._decision.configure(params, rules)
             self._command(outcome.command)
         self._carry_out(Aftermath(outcome))
+        self._warn_of_unknown_classes()
 
     def _carry_out(self, aftermath: Aftermath) -> None:
         """Leave what need not happen now to another thread."""

@@ -82,6 +82,11 @@ class DetectorNode(Node):
         self._cleanup.callback(self._frames.close)
         self._cleanup.callback(diagnostics.publish_health(self, self._health))
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the model can find."""
+        return self._runtime.labels
+
     def destroy_node(self) -> None:
         """End the threads and destroy the node."""
         self._cleanup.close()

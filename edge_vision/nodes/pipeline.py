@@ -31,7 +31,9 @@ def make_nodes() -> list[Node]:
         nodes.insert(0, bridge)
         slot = FrameSlot()
         if decision.takes_own:
-            nodes.append(DetectorNode(frames=slot, decide=decision.decide_own, reject=decision.reject_own))
+            detector = DetectorNode(frames=slot, decide=decision.decide_own, reject=decision.reject_own)
+            nodes.append(detector)
+            decision.know_own_labels(detector.labels)
         else:
             nodes.append(DetectorNode(frames=slot))
         nodes.append(CameraNode(frames=slot))

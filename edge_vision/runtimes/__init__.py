@@ -183,7 +183,7 @@ def find_class(name: str, path: Path, options: Options) -> RuntimeClass:
     if path.suffix.lower() not in entry.suffixes:
         raise RuntimeUnavailable(f'reads {" and ".join(entry.suffixes)} files')
     if options.providers and name != 'onnxruntime':
-        raise RuntimeUnavailable('has none of the providers that were asked for')
+        raise RuntimeUnavailable('has no providers, which are those of onnxruntime')
     try:
         module = importlib.import_module(f'{__name__}.{entry.module}')
     except ImportError as error:
@@ -197,7 +197,12 @@ def check_file(path: Path) -> None:
     """Raise ModelError unless ``path`` is a file of a kind that some runtime reads."""
     shown, suffix = repr(str(path)), path.suffix.lower()
     readable = sorted({s for entry in RUNTIMES.values() for s in entry.suffixes})
-    if not path.is_file():
+    if not path.exists():
         raise ModelError(f'model file {shown} does not exist, expected a YOLOv8 detection model as one of {readable}')
     if suffix not in readable:
         raise ModelError(f'model file {shown} ends in {suffix!r}, expected one of {readable}')
+    try:
+        with path.open('rb'):
+            pass
+    except OSError as error:
+        raise ModelError(f'model file {shown} cannot be read: {error.strerror}; expected a file that may be') from error

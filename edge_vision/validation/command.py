@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument('candidate', metavar='CANDIDATE', type=Path, help='engine or model to be judged')
     parser.add_argument(
-        '--reference', metavar='MODEL.onnx', type=Path, help='what it was made from [the candidate, if that is .onnx]'
+        '--reference', metavar='MODEL.onnx', type=Path, help='what it was made from [the .onnx file of its name]'
     )
     parser.add_argument('--pictures', metavar='DIR', type=Path, help='folder of pictures [rendered ones of the line]')
     parser.add_argument('--backend', default='auto', choices=['auto', *RUNTIMES], help='what runs it [%(default)s]')
@@ -48,19 +48,33 @@ def run(args: argparse.Namespace) -> int:
         figures = {'candidate': str(args.candidate), 'backend': candidate.name, **agreement.as_dict()}
         sys.stdout.write(json.dumps({**figures, 'agrees': not refusal, 'refusal': refusal}, indent=1) + '\n')
     else:
+        sys.stdout.write(
+            f'{args.candidate.name} on {candidate.name}, {args.precision}; beside it: {reference.name}, fp32\n'
+        )
         sys.stdout.write('\n'.join(table(agreement)) + '\n')
         sys.stdout.write(refusal + '\n' if refusal else 'agrees with its reference\n')
     return 1 if refusal else 0
 
 
 def find_reference(args: argparse.Namespace) -> Path:
-    """Return the model that the candidate is compared with."""
-    reference = args.reference or args.candidate
+    """Return the model that the candidate is compared with.
+
+    Raises:
+        ConfigurationError: There is none, or it is nothing that a CPU runs.
+
+    """
+    beside: Path = args.candidate.with_suffix('.onnx')
+    if args.reference is None and args.candidate.suffix.lower() == '.engine' and not beside.is_file():
+        raise ConfigurationError(
+            f'{str(args.candidate)!r} has no model {beside.name!r} beside it; '
+            'name the one it was made from by --reference'
+        )
+    reference: Path = args.reference or (beside if beside.is_file() else args.candidate)
     if reference.suffix.lower() not in ('.onnx', '.xml'):
         raise ConfigurationError(
             f'--reference is {str(reference)!r}, expected the .onnx model that {str(args.candidate)!r} was made from'
         )
-    return Path(reference)
+    return reference
 
 
 def judged(agreement: Agreement, what: str) -> str:

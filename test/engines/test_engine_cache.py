@@ -163,10 +163,21 @@ def test_an_engine_is_kept_where_it_is_asked_for(model, tmp_path, engine_directo
 def test_an_engine_that_something_else_built_is_not_written_over(model, tmp_path):
     place = tmp_path / 'trtexec.engine'
     place.write_bytes(b'a plan of trtexec')
-    with pytest.raises(ConfigurationError, match='built by something else and is not written over'):
+    with pytest.raises(ConfigurationError, match='made by something else and is not written over'):
         obtain(model, place=place)
     assert place.read_bytes() == b'a plan of trtexec'
     assert obtain(model, place=place, force=True).built
+
+
+def test_no_model_and_no_file_of_others_is_written_over(model, tmp_path):
+    before = model.read_bytes()
+    with pytest.raises(ConfigurationError, match=r"ends in '\.onnx', expected \.engine"):
+        obtain(model, place=model, force=True)
+    notes = tmp_path / 'line.json'
+    notes.write_text('{"mine": 1}')
+    with pytest.raises(ConfigurationError, match=r'line\.json.* was made by something else'):
+        obtain(model, place=tmp_path / 'line.engine')
+    assert (model.read_bytes(), notes.read_text()) == (before, '{"mine": 1}')
 
 
 def test_a_directory_that_cannot_be_written_is_said_with_the_way_out(model, monkeypatch):

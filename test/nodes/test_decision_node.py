@@ -12,7 +12,7 @@ from rclpy.qos import LivelinessPolicy
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
-from vision_msgs.msg import Detection2DArray
+from vision_msgs.msg import Detection2DArray, LabelInfo, VisionClass
 
 from edge_vision.detections import Detections, InferenceTimes
 from edge_vision.errors import ConfigurationError
@@ -500,6 +500,22 @@ def test_detector_of_the_same_process_is_decided_on_and_its_frame_goes_with_the_
     spin_until(lambda: robot.events)
     assert (event.rule, event.stamp_ns, event.image) == ('gate', stamp_ns, (640, 480))
     assert (event.latency_ms['capture_to_infer'], event.latency_ms['infer']) == (1.0, 2.0)
+
+
+def test_rule_about_a_class_that_no_detector_knows_is_warned_of_once(decide, robot, spin_until, capfd):
+    node = decide({**GATE, 'gate.classes': ['pesron', 'car']})
+    label_pub = robot.create_publisher(LabelInfo, 'label_info', qos.LATCHED)
+    for _ in range(2):
+        label_pub.publish(
+            LabelInfo(
+                class_map=[VisionClass(class_id=0, class_name='person'), VisionClass(class_id=1, class_name='car')]
+            )
+        )
+    spin_until(lambda: node._labels)
+    node.know_labels('detections', ('person', 'car'))
+    said = capfd.readouterr().err
+    assert said.count("gate.classes holds 'pesron', which the model does not know, did you mean 'person'?") == 1
+    assert "holds 'car'" not in said
 
 
 def test_last_word_is_stop(decide, robot, ros, spin_until):
