@@ -9,7 +9,7 @@ import importlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 Found = dict[str, Any]
 
 MESSAGES = ('diagnostic_msgs', 'geometry_msgs', 'sensor_msgs', 'std_msgs', 'std_srvs')
+TENSORRT_PROVIDER = 'TensorrtExecutionProvider'
 ROS_PACKAGES = (*(f'{name}.msg' for name in MESSAGES[:-1]), 'std_srvs.srv', 'vision_msgs.msg', 'cv_bridge')
 
 
@@ -80,16 +81,67 @@ def broker(arguments: Mapping[str, Any]) -> Found:
 
 
 def model(arguments: Mapping[str, Any]) -> Found:
-    """Read what a model says about itself, without loading it."""
-    runtimes = importlib.import_module('edge_vision.runtimes')
+    """Read what a model says about itself, open it where that is asked for, and compare the rules with its labels."""
     path = model_path(arguments)
-    runtimes.check_file(path)
+    try:
+        found = described(path)
+        if arguments.get('open'):
+            found |= opened(path, arguments)
+    except OSError as error:
+        return {'trouble': f'model file {str(path)!r} cannot be read: {error.strerror}', 'kind': type(error).__name__}
+    if found['labels']:
+        found['unknown_classes'] = unknown_classes(arguments.get('rules', {}), found['labels'])
+    return found
+
+
+def described(path: Path) -> Found:
+    """Read what a model says about itself, without loading it."""
+    importlib.import_module('edge_vision.runtimes').check_file(path)
     found: Found = {'name': path.name, 'suffix': path.suffix.lower(), 'labels': [], 'input_size': None}
     properties = properties_of(path)
     if properties is not None:
-        described = importlib.import_module('edge_vision.runtimes.metadata').parse(properties, path)
-        found |= {'labels': described.labels, 'input_size': described.input_size}
+        said = importlib.import_module('edge_vision.runtimes.metadata').parse(properties, path)
+        found |= {'labels': said.labels, 'input_size': said.input_size}
     return found
+
+
+def opened(path: Path, arguments: Mapping[str, Any]) -> Found:
+    """Open a model as the detector would, but never with TensorRT: that would build an engine.
+
+    Returns:
+        The runtime and what it says of the model, or why none takes it.
+
+    """
+    runtimes = importlib.import_module('edge_vision.runtimes')
+    backend, providers = arguments['backend'], tuple(arguments['providers'])
+    runtimes.RUNTIMES.pop('tensorrt')  # of this process only
+    try:
+        if TENSORRT_PROVIDER in providers:
+            backend, providers = 'onnxruntime', without_tensorrt(providers)
+        options = runtimes.Options(precision=arguments['precision'], threads=arguments['threads'], providers=providers)
+        runtime = runtimes.open_runtime(backend, path, options)
+        importlib.import_module('edge_vision.detector').Detector(runtime, classes=arguments['classes'])
+    except importlib.import_module('edge_vision.errors').EdgeVisionError as error:
+        return {'refusal': sentence(error), 'kind': type(error).__name__}
+    return {'runtime': runtime.name, 'labels': runtime.labels, 'input_size': runtime.input_size}
+
+
+def without_tensorrt(providers: tuple[str, ...]) -> tuple[str, ...]:
+    """Leave out the provider that builds an engine when it is opened; what it is named with is checked all the same."""
+    library = importlib.import_module('onnxruntime')
+    runtime = importlib.import_module('edge_vision.runtimes.onnxruntime')
+    runtime.check_providers(providers, library.get_available_providers())
+    return tuple(name for name in providers if name != TENSORRT_PROVIDER)
+
+
+def unknown_classes(values: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
+    """Find the classes of the rules in force that the model does not have; rules that are wrong are told elsewhere."""
+    rules = importlib.import_module('edge_vision.rules')
+    try:
+        in_force = rules.rules_from_values(values)
+    except importlib.import_module('edge_vision.errors').ConfigurationError:
+        return []
+    return list(rules.unknown_classes(in_force, labels))
 
 
 def model_path(arguments: Mapping[str, Any]) -> Path:

@@ -16,6 +16,7 @@ from .machine import amount
 
 LOCAL = ('127.0.0.1', '::1', 'localhost')
 LEAST_FREE = 100 << 20  # bytes; below it nothing is safe on a disk
+NO_RIGHT = 'this user may not write to'
 ENGINE_ROOM = 1 << 30  # bytes that a build and its engines take
 
 
@@ -64,8 +65,7 @@ def spool(params: BridgeParams, namespace: str, where: str, *, needed: bool) -> 
         return problem(
             'spool',
             f'{where}{directory}: {trouble}',
-            'set spool.directory, or',
-            give(existing, directory),
+            *mend_directory('set spool.directory', existing, directory, trouble),
             needed=needed,
         )
     used = sum(size_of(path) for path in directory.glob('*')) if directory.is_dir() else 0
@@ -88,8 +88,8 @@ def engine_cache(directory: Path, *, needed: bool) -> Finding:
     """Judge the disk that engines are kept on."""
     existing, free, trouble = room(directory)
     if trouble:
-        way_out = f'name another directory in {ENGINE_CACHE_VARIABLE}, or'
-        return problem('engine cache', f'{directory}: {trouble}', way_out, give(existing, directory), needed=needed)
+        mending = mend_directory(f'name a directory in {ENGINE_CACHE_VARIABLE}', existing, directory, trouble)
+        return problem('engine cache', f'{directory}: {trouble}', *mending, needed=needed)
     engines = list(directory.glob('*.engine'))
     holds = f'{len(engines)} engine{"" if len(engines) == 1 else "s"}, {amount(sum(map(size_of, engines)))}'
     said = f'{directory}: {amount(free)} free; {holds if engines else "no engine yet"}'
@@ -121,15 +121,19 @@ def room(directory: Path) -> tuple[Path, int, str]:
     if disk.f_flag & os.ST_RDONLY:
         return existing, 0, 'the disk is mounted read-only'
     if not os.access(existing, os.W_OK | os.X_OK):
-        return existing, 0, f'this user may not write to {existing}'
+        return existing, 0, f'{NO_RIGHT} {existing}'
     return existing, disk.f_bavail * disk.f_frsize, ''
 
 
-def give(existing: Path, directory: Path) -> str:
-    """Name the command that lets this user write to a directory."""
-    if existing == directory:
-        return f'sudo chown $USER {shlex.quote(str(directory))}'
-    return f'sudo install -d -o $USER {shlex.quote(str(directory))}'
+def mend_directory(another: str, existing: Path, directory: Path, trouble: str) -> tuple[str, str]:
+    """Say what to do about a directory: take another, or let this user write where that is all it lacks."""
+    if not trouble.startswith(NO_RIGHT):
+        return another, ''
+    quoted = shlex.quote(str(directory))
+    return (
+        f'{another}, or',
+        f'sudo chown $USER {quoted}' if existing == directory else f'sudo install -d -o $USER {quoted}',
+    )
 
 
 def size_of(path: Path) -> int:

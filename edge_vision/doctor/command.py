@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from .. import configuration, places
 from ..configuration import Pipeline
 from ..errors import ConfigurationError
-from ..params import BridgeParams, CameraParams, DetectorParams, specs
+from ..params import BridgeParams, CameraParams, DecisionParams, DetectorParams, specs
 from . import cameras, cloud, inference, machine, programs, ros
 from .findings import FAIL, Finding, Group, ok, problem
 from .page import as_dict, page
@@ -100,9 +100,7 @@ class Examination:
         self._libraries = {name: pool.submit(programs.child, name) for name in LIBRARIES}
         self._smi = pool.submit(inference.ask_gpu)
         self._brokers = {p: self._ask_broker(p) for p in self._bridges}
-        self._models = {
-            p: pool.submit(programs.child, 'model', {'path': d.model_file_path}) for p, d in self._detectors.items()
-        }
+        self._models = {p: pool.submit(self._look_at_model, p, d) for p, d in self._detectors.items()}
         self._machine = pool.submit(listed, 'machine', machine.probe)
 
     def groups(self) -> list[Group]:
@@ -131,6 +129,22 @@ class Examination:
         given = self._pipelines[position].values(BridgeParams)
         return self._pool.submit(programs.child, 'broker', {name: given[name] for name in known & given.keys()})
 
+    def _look_at_model(self, position: int, detector: DetectorParams) -> dict[str, Any]:
+        """Ask for the model; it is opened unless TensorRT would do that."""
+        cuda = self._libraries['cuda'].result()
+        facts = {'cuda': cuda, 'tensorrt': self._libraries['tensorrt'].result() if 'name' in cuda else {}}
+        arguments = {
+            'path': detector.model_file_path,
+            'open': inference.opens_on_cpu(detector, facts),
+            'backend': detector.backend,
+            'precision': detector.precision,
+            'threads': detector.threads,
+            'providers': detector.providers,
+            'classes': detector.classes,
+            'rules': self._pipelines[position].values(DecisionParams),
+        }
+        return programs.child('model', arguments, programs.MODEL_TIMEOUT)
+
     def _where(self, position: int) -> str:
         return f'{self._pipelines[position].namespace.strip("/")}: ' if len(self._pipelines) > 1 else ''
 
@@ -146,6 +160,17 @@ class Examination:
                 yield problem('parameters', f'{where}{sentence}', f'correct {self._params_file}', needed=True)
             if not wrong:
                 yield ok('parameters', f'{where}{configuration.summary(pipe)}')
+                yield from self._rules(position, where)
+
+    def _rules(self, position: int, where: str) -> Iterator[Finding]:
+        given = self._pipelines[position].values(DecisionParams)
+        if not any(given.get(f'{rule}.enabled', True) for rule in given.get('rules', ())):
+            found = f'{where}none in force: nothing that is seen will stop anything'
+            yield problem('rules', found, f'name them in {self._params_file}: rules: [...] of decision', needed=False)
+        looked = self._models[position].result()
+        for sentence in looked.get('unknown_classes', ()):
+            found = f'{where}{sentence}: it never acts on that'
+            yield problem('rules', found, f'correct {self._params_file}, or take the model it is made for', needed=True)
 
     def _cameras(self) -> Iterator[Finding]:
         yield from cameras.probe()
@@ -164,7 +189,12 @@ class Examination:
                 facts['engine'] = programs.child('engine', self._engine_arguments(detector))
             needed = self._model_chosen or self._needed(position, DetectorParams.NODE)
             yield from inference.model(
-                self._models[position].result(), detector, facts, self._where(position), needed=needed
+                self._models[position].result(),
+                detector,
+                facts,
+                self._where(position),
+                needed=needed,
+                named_by='--model' if self._model_chosen else 'model_file_path',
             )
 
     @staticmethod

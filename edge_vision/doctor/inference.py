@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ GPU_PROVIDERS = ('TensorrtExecutionProvider', 'CUDAExecutionProvider')
 ELSEWHERE = ('AzureExecutionProvider',)  # is in every wheel and computes nothing here
 NVIDIA, DISPLAY = '0x10de', '0x03'  # vendor and class of a PCI device
 REQUIREMENTS = Path(__file__).resolve().parents[2] / 'requirements' / 'tensorrt.txt'
+EXPORT = 'yolo export model={} format=onnx'
+REFUSALS = ('ConfigurationError', 'RuntimeUnavailable')
 CPU_RUNTIMES = {'openvino': ('.onnx', '.xml'), 'onnxruntime': ('.onnx',)}
 
 
@@ -159,11 +162,9 @@ def tensorrt(found: Mapping[str, Any], *, runs: bool, has_gpu: bool, needed: boo
 def openvino(found: Mapping[str, Any], *, needed: bool) -> Finding:
     """Judge OpenVINO."""
     if 'trouble' not in found:
-        computes = [name for name in ('FP32', 'FP16', 'BF16', 'INT8') if name in found['capabilities']]
-        return ok(
-            'OpenVINO',
-            f'{found["version"]} on {", ".join(found["devices"])}; computes in {", ".join(computes).lower()}',
-        )
+        named, does = f'{found["version"]} on {", ".join(found["devices"])}', found['capabilities']
+        half = ' and fp16' if 'FP16' in does else ' and fp16 (as bf16)' if 'BF16' in does else ''
+        return ok('OpenVINO', f'{named}; computes in fp32{half}')
     return lacking('OpenVINO', 'openvino', found, needed=needed)
 
 
@@ -211,7 +212,13 @@ def built_with(text: str) -> dict[str, str]:
 
 
 def model(
-    found: Mapping[str, Any], detector: DetectorParams, facts: Facts, where: str, *, needed: bool
+    found: Mapping[str, Any],
+    detector: DetectorParams,
+    facts: Facts,
+    where: str,
+    *,
+    needed: bool,
+    named_by: str = 'model_file_path',
 ) -> Iterator[Finding]:
     """Judge a detector's model, what would run it, and its engine.
 
@@ -221,12 +228,12 @@ def model(
         facts: What all other probes have found.
         where: Put before what is said, such as 'line1: '.
         needed: Whether the user has chosen the model.
+        named_by: The parameter or argument that the user names the model with.
 
     """
+    needed = needed or not detector.model_file_path
     if 'trouble' in found:
-        yield problem(
-            'model', f'{where}{found["trouble"]}', 'set model_file_path', needed=needed or not detector.model_file_path
-        )
+        yield problem('model', f'{where}{found["trouble"]}', *mend(found, detector, named_by), needed=needed)
         return
     backend, reasons = choose(detector, found['suffix'], facts)
     height, width = found['input_size'] or (0, 0)
@@ -234,13 +241,42 @@ def model(
     classes = f', {len(found["labels"])} classes ({shortened(found["labels"])})' if found['labels'] else ''
     said = f'{where}{found["name"]}{size}{classes}'
     if not backend:
-        way_out = f'{"; ".join(reasons)}; {another_way(detector, found["suffix"], facts)}'
-        yield problem('model', f'{said}: nothing here runs it', way_out, needed=True)
+        way_out, command = another_way(detector, found['suffix'], facts)
+        yield problem(
+            'model', f'{said}: nothing here runs it', f'{"; ".join(reasons)}; {way_out}', command, needed=True
+        )
+        return
+    if 'refusal' in found:
+        yield problem('model', f'{said}: {found["refusal"]}', *mend(found, detector, named_by), needed=needed)
         return
     how = 'as asked' if detector.backend != 'auto' else '; '.join(reasons) or 'first choice'
-    yield ok('model', said, f'runs on {backend} in {detector.precision} ({how})')
+    yield ok('model', said, f'runs on {found.get("runtime", backend)} in {detector.precision} ({how})')
     if backend == 'tensorrt' and found['suffix'] == '.onnx':
         yield engine(facts.get('engine', {}), detector)
+
+
+def mend(found: Mapping[str, Any], detector: DetectorParams, named_by: str) -> tuple[str, str]:
+    """Say what to do about a model that cannot be read or opened, in words and as a command."""
+    reason, kind = str(found.get('trouble') or found['refusal']), found.get('kind', '')
+    ways = (
+        ('missing_module' in found, 'install what the detector needs', 'scripts/setup'),
+        (kind == 'PermissionError', 'let this user read it', f'namei -l {shlex.quote(detector.model_file_path)}'),
+        (reason.startswith('precision is '), 'set precision: "fp32"', ''),
+        (reason.startswith('classes holds '), "correct the detector's classes", ''),
+        (kind in REFUSALS, 'set backend: "auto" and no providers', ''),
+        ('does not exist' in reason or ' ends in ' in reason, f'name the file of a model with {named_by}', ''),
+        ('metadata.yaml' in reason, 'copy the whole folder that the export has written', ''),
+        (kind == 'ModelError', 'copy it again, or export it again', EXPORT.format('MODEL.pt')),
+        (True, 'check the file and the disk it is on, or export the model again', ''),
+    )
+    return next((way_out, command) for applies, way_out, command in ways if applies)
+
+
+def opens_on_cpu(detector: DetectorParams, facts: Facts) -> bool:
+    """Tell whether a runtime for the CPU would be tried with the model, and not TensorRT."""
+    suffix = Path(detector.model_file_path or 'shipped.onnx').suffix.lower()
+    working = {**facts, **{name: {} for name in CPU_RUNTIMES}}
+    return choose(detector, suffix, working)[0] in CPU_RUNTIMES
 
 
 def choose(detector: DetectorParams, suffix: str, facts: Facts) -> tuple[str, list[str]]:
@@ -262,16 +298,16 @@ def choose(detector: DetectorParams, suffix: str, facts: Facts) -> tuple[str, li
     return '', reasons
 
 
-def another_way(detector: DetectorParams, suffix: str, facts: Facts) -> str:
-    """Say how a model that nothing runs could be run."""
+def another_way(detector: DetectorParams, suffix: str, facts: Facts) -> tuple[str, str]:
+    """Say how a model that nothing runs could be run, in words and as a command."""
     backend, _ = choose(replace(detector, backend='auto', providers=()), suffix, facts)
     if backend:
-        return f'{backend} would run it: set backend: "auto" and no providers'
-    return (
-        'give the .onnx file it was made from'
-        if suffix in ('.engine', '.xml')
-        else 'export it: yolo export format=onnx'
-    )
+        return f'{backend} would run it: set backend: "auto" and no providers', ''
+    if suffix == '.pt':
+        return 'export it', EXPORT.format(shlex.quote(detector.model_file_path))
+    if suffix in ('.engine', '.xml'):
+        return 'give the .onnx file it was made from', ''
+    return 'install a runtime for the CPU', 'pip install openvino'
 
 
 def shortened(labels: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 PROGRAM_TIMEOUT = 3.0  # s
 CHILD_TIMEOUT = 12.0  # s; a library that takes longer to say what it can do hangs
+MODEL_TIMEOUT = 30.0  # s; a large model on a small processor takes long to open
 QUIET = {'LC_ALL': 'C', 'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1'}  # English, and no idle threads
 ALSO_IN = ('/usr/sbin', '/sbin', '/usr/local/sbin')  # where a user's PATH may not lead
 
@@ -88,7 +89,7 @@ def child(probe: str, arguments: Mapping[str, Any] | None = None, timeout: float
 
     """
     said = answer(
-        [sys.executable, '-m', f'{__package__}.child', probe, json.dumps(arguments or {})],
+        [sys.executable, '-m', f'{__package__}.child', probe, json.dumps(arguments or {}, default=str)],
         timeout,
     )
     try:

@@ -115,3 +115,88 @@ def test_there_is_a_page_where_nothing_is_installed_yet(tmp_path):
     assert [found[name]['status'] for name in ('ROS 2', 'OpenCV', 'OpenVINO', 'ONNX Runtime')] == ['fail'] * 4
     assert found['processor']['found']
     assert not [name for name, finding in found.items() if 'could not be looked at' in finding['found']]
+
+
+@pytest.fixture
+def given(tmp_path):
+    """Write a parameters file of a detector and rules."""
+
+    def write(detector='', decision=''):
+        path = tmp_path / 'given.yaml'
+        path.write_text(
+            f'detector: {{ros__parameters: {{{detector}}}}}\ndecision: {{ros__parameters: {{{decision}}}}}\n'
+        )
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ('detector', 'word', 'way_out'),
+    [
+        ('backend: openvino, precision: int8', "precision is 'int8'", 'set precision: "fp32"'),
+        ('backend: onnxruntime, precision: fp16', "precision is 'fp16'", 'set precision: "fp32"'),
+        ('classes: ["scrach"]', "classes holds 'scrach'", "correct the detector's classes"),
+        ('providers: ["CPUExecutionProvider", "CPUExecutionProvider"]', "'CPUExecutionProvider' last", 'no providers'),
+    ],
+)
+def test_what_the_runtime_refuses_at_the_start_is_a_failure(given, detector, word, way_out):
+    result = doctor('--params-file', given(detector), '--json')
+    finding = findings(result)['model']
+    assert (result.returncode, finding['status']) == (1, 'fail')
+    assert word in finding['found']
+    assert way_out in finding['way_out']
+
+
+def test_a_rule_for_a_class_that_the_model_lacks_is_a_failure(given):
+    rules = 'rules: ["defect"], defect.classes: ["scrach", "dent"]'
+    result = doctor('--params-file', given(decision=rules), '--json')
+    finding = findings(result)['rules']
+    assert (result.returncode, finding['status']) == (1, 'fail')
+    for word in ('defect.classes', "'scrach'", "'scratch'"):
+        assert word in finding['found']
+    assert 'dent' not in finding['found']
+
+
+def test_a_rule_that_the_model_can_meet_says_nothing_more(given):
+    result = doctor('--params-file', given(decision='rules: ["defect"], defect.classes: ["scratch"]'), '--json')
+    assert 'rules' not in findings(result)
+    assert 'rules defect' in findings(result)['parameters']['found']
+
+
+@pytest.mark.parametrize('decision', ['', 'rules: ["defect"], defect.enabled: false, defect.classes: ["scrach"]'])
+def test_a_pipeline_without_rules_in_force_is_warned_of(given, decision):
+    finding = findings(doctor('--params-file', given(decision=decision), '--json'))['rules']
+    assert finding['status'] == 'warn'
+    assert 'nothing that is seen will stop anything' in finding['found']
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'word', 'mended'),
+    [
+        ('a.xml', '<xml/>', 'no metadata.yaml', 'the whole folder'),
+        ('a.onnx', 'no model', 'is damaged', 'export it again'),
+        ('a b.pt', '', 'nothing here runs it', "model='{path}' format=onnx"),
+        ('a.txt', '', "ends in '.txt'", 'with --model'),
+    ],
+)
+def test_the_way_out_of_a_bad_model_is_about_the_file(tmp_path, name, content, word, mended):
+    path = tmp_path / name
+    path.write_text(content)
+    result = doctor('--model', path, '--json')
+    finding = findings(result)['model']
+    if finding['details'] and 'tensorrt' in finding['details'][0]:
+        pytest.skip('TensorRT reads it here')
+    assert (result.returncode, finding['status']) == (1, 'fail')
+    assert word in finding['found']
+    assert mended.format(path=path) in finding['way_out'] + finding['command']
+    assert 'model_file_path' not in finding['way_out']
+
+
+def test_an_engine_cache_that_is_a_file_is_not_given_away(tmp_path):
+    (tmp_path / 'cache').touch()
+    result = doctor('--json', EDGE_VISION_ENGINE_CACHE=str(tmp_path / 'cache'))
+    finding = findings(result)['engine cache']
+    assert 'is no directory' in finding['found']
+    assert finding['way_out'] == 'name a directory in EDGE_VISION_ENGINE_CACHE'
+    assert finding['command'] == ''

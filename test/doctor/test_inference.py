@@ -1,6 +1,8 @@
+import os
+
 import pytest
 
-from edge_vision.doctor import inference, programs
+from edge_vision.doctor import child, inference, programs
 from edge_vision.doctor.programs import Answer
 from edge_vision.params import DetectorParams
 from edge_vision.share import CONVEYOR_MODEL, share_file
@@ -176,6 +178,74 @@ def test_a_model_that_is_none_is_a_failure(tmp_path):
     (finding,) = models(LAPTOP, model=programs.child('model', {'path': str(tmp_path / 'm.onnx')}))
     assert finding.status == 'fail'
     assert 'm.onnx' in finding.found
+
+
+def opened(path='', **changes):
+    arguments = {'backend': 'auto', 'precision': 'fp32', 'threads': 1, 'providers': [], 'classes': [], **changes}
+    return programs.child('model', {'path': str(path), 'open': True, **arguments})
+
+
+@pytest.mark.parametrize('backend', ['openvino', 'onnxruntime'])
+def test_a_model_is_opened_by_the_runtime_that_is_asked_for(backend):
+    pytest.importorskip(backend)
+    found = opened(backend=backend)
+    assert found['runtime'] == backend
+    (finding,) = models(LAPTOP, DetectorParams(backend=backend), found)
+    assert finding.status == 'ok'
+    assert finding.details == (f'runs on {backend} in fp32 (as asked)',)
+
+
+def test_a_model_that_only_looks_like_one_is_found_out_by_opening_it(tmp_path):
+    whole = share_file(CONVEYOR_MODEL).read_bytes()
+    at = whole.index(b'Conv')
+    (tmp_path / 'm.onnx').write_bytes(whole[:at] + b'Vonc' + whole[at + 4 :])
+    assert 'trouble' not in programs.child('model', {'path': str(tmp_path / 'm.onnx')})
+    (finding,) = models(LAPTOP, model=opened(tmp_path / 'm.onnx'))
+    assert finding.status == 'fail'
+    assert 'is damaged' in finding.found
+    assert finding.way_out == 'copy it again, or export it again'
+
+
+@pytest.mark.parametrize(
+    ('facts', 'detector', 'opens'),
+    [
+        (LAPTOP, {}, True),
+        (LAPTOP, {'backend': 'tensorrt'}, False),
+        (LAPTOP, {'model_file_path': 'm.engine'}, False),
+        (JETSON, {}, False),
+        (JETSON, {'backend': 'onnxruntime'}, True),
+        (JETSON, {'model_file_path': 'm.xml'}, True),
+        (JETSON, {'providers': ('CPUExecutionProvider',)}, True),
+    ],
+)
+def test_a_model_that_tensorrt_would_take_is_not_opened(facts, detector, opens):
+    assert inference.opens_on_cpu(DetectorParams(**detector), facts) is opens
+
+
+def test_a_file_that_this_user_may_not_read_is_told_in_a_sentence(tmp_path, request):
+    path = tmp_path / 'm.onnx'
+    path.touch(0o000)
+    assert 'trouble' not in child.model({})
+    if os.geteuid() == 0:  # root may read every file
+        request.addfinalizer(lambda: os.seteuid(0))
+        os.seteuid(65534)
+    found = child.model({'path': str(path)})
+    assert found['trouble'] == f"model file '{path}' cannot be read: Permission denied"
+    (finding,) = models(LAPTOP, DetectorParams(model_file_path=str(path)), found)
+    assert (finding.status, finding.way_out, finding.command) == ('fail', 'let this user read it', f'namei -l {path}')
+
+
+@pytest.mark.parametrize(
+    ('capabilities', 'computes'),
+    [
+        (['FP32', 'INT8', 'BIN'], 'fp32'),
+        (['FP32', 'FP16', 'INT8'], 'fp32 and fp16'),
+        (['FP32', 'BF16'], 'fp32 and fp16 (as bf16)'),
+    ],
+)
+def test_openvino_computes_in_what_may_be_asked_of_it(capabilities, computes):
+    finding = inference.openvino({**OPENVINO, 'capabilities': capabilities}, needed=True)
+    assert finding.found.endswith(f'computes in {computes}')
 
 
 def test_the_engine_of_a_model_is_looked_for_and_not_built(tmp_path, monkeypatch):
