@@ -100,11 +100,21 @@ def saved_paths(images: Sequence[Path], directory: Path) -> list[Path]:
     for i, target in enumerate(targets):
         if target in targets[:i]:
             raise ConfigurationError(f'--save would write {str(target)!r} twice, expected pictures of different names')
+    make_directory(directory)
+    return targets
+
+
+def make_directory(directory: Path) -> None:
+    """Make the directory that pictures are saved in.
+
+    Raises:
+        ConfigurationError: It cannot be made.
+
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f'--save is {str(directory)!r}, which cannot be made: {error.strerror}') from error
-    return targets
 
 
 def save(path: Path, image: Image) -> None:

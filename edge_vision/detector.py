@@ -9,6 +9,7 @@ import numpy as np
 from .detections import Detections
 from .errors import ConfigurationError
 from .frames import Frame
+from .params import DetectorParams
 from .runtimes import Runtime
 from .yolov8 import decode, letterbox, nms
 
@@ -96,3 +97,19 @@ class Detector:
             class_id=tuple(self.labels[i] for i in boxes.label),
             image_size=frame.size,
         )
+
+
+def detector_of(runtime: Runtime, params: DetectorParams) -> Detector:
+    """Make the detector that the parameters of its node describe.
+
+    Raises:
+        ConfigurationError: A label in ``classes`` is not one of the model's.
+
+    """
+    return Detector(
+        runtime,
+        confidence_threshold=params.confidence_threshold,
+        nms_threshold=params.nms_threshold,
+        max_detections=params.max_detections,
+        classes=params.classes,
+    )

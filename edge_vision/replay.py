@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 from .capture import DEFAULT_RATE, open_source, video_length
 from .configuration import Pipeline, check, read
 from .decision import Cause, Decision, Outcome
-from .detect import save
+from .detect import make_directory, save
 from .detections import Detections
-from .detector import Detector
+from .detector import Detector, detector_of
 from .drawing import annotate
 from .errors import ConfigurationError, EndOfStream
 from .frames import Frame
@@ -175,7 +175,7 @@ def run(args: argparse.Namespace) -> int:
     """
     replay, detector, rules = _prepare(args)
     if args.save:
-        _make_directory(args.save)
+        make_directory(args.save)
     history = [Held(cause, 0.0) for cause in replay.causes]
     zones = {rule.name: rule.zone for rule in rules if rule.zone is not None}
     for look in replay.looks():
@@ -209,13 +209,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Replay, Detector, tuple[Rule, ..
         raise ConfigurationError(f'--topic is {args.topic!r}, expected one of {list(params.detections_topics)}')
     wanted = pipe.params(DetectorParams)
     model = args.model or wanted.model_file_path or str(share_file(CONVEYOR_MODEL))
-    detector = Detector(
-        open_runtime(args.backend or wanted.backend, model, options_of(wanted)),
-        confidence_threshold=wanted.confidence_threshold,
-        nms_threshold=wanted.nms_threshold,
-        max_detections=wanted.max_detections,
-        classes=wanted.classes,
-    )
+    detector = detector_of(open_runtime(args.backend or wanted.backend, model, options_of(wanted)), wanted)
     replay = Replay(
         args.video,
         detector,
@@ -256,13 +250,6 @@ def _check_length(video: str, replay: Replay) -> None:
         _warn(
             f'{video!r} ends after {replay.frames} frames, its header says {round(duration_s * rate)}: is it cut off?'
         )
-
-
-def _make_directory(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(f'--save is {str(directory)!r}, which cannot be made: {error.strerror}') from error
 
 
 def _follow(look: Look, history: list[Held]) -> Iterator[str]:

@@ -111,6 +111,12 @@ def read_side_car(engine: Path) -> dict[str, Any] | None:
     return content if whole and isinstance(content.get('properties'), dict) else None
 
 
+def fitting_side_car(engine: Path) -> dict[str, Any] | None:
+    """Read the side-car of an engine if it was written for this very file; else None."""
+    side_car = read_side_car(engine)
+    return side_car if side_car is not None and side_car['sha256'] == digest(engine) else None
+
+
 def look(path: Path, identity: Mapping[str, Any]) -> tuple[CachedEngine | None, str]:
     """Look for an engine.
 

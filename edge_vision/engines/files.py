@@ -83,8 +83,8 @@ def as_text(header: Mapping[str, Any]) -> dict[str, str]:
 
 def beside(path: Path) -> dict[str, str] | None:
     """Find the metadata in the side-car of an engine, or in a model of the same name."""
-    side_car = cache.read_side_car(path)
-    if side_car is not None and side_car['sha256'] == cache.digest(path):
+    side_car = cache.fitting_side_car(path)
+    if side_car is not None:
         return {str(name): str(value) for name, value in side_car['properties'].items()}
     model = path.with_suffix('.onnx')
     return metadata.read_onnx(model) if model.is_file() else None

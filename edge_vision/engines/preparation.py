@@ -276,8 +276,8 @@ def vouch_for(engine: Path, runtime: Runtime, pictures: Path | None) -> None:
         ModelError: It differs too much.
 
     """
-    side_car = cache.read_side_car(engine)
-    verdict = side_car['validation'] if side_car is not None and side_car['sha256'] == cache.digest(engine) else None
+    side_car = cache.fitting_side_car(engine)
+    verdict = side_car['validation'] if side_car is not None else None
     model = engine.with_suffix('.onnx')
     if verdict is None and model.is_file():
         verdict = judge(engine, runtime, model, pictures)

@@ -14,7 +14,7 @@ from std_srvs.srv import SetBool
 from vision_msgs.msg import Detection2DArray, LabelInfo, VisionClass
 
 from ..detections import Detections, InferenceTimes
-from ..detector import Detector
+from ..detector import detector_of
 from ..drawing import annotate
 from ..errors import EdgeVisionError, EncodingError, ModelError
 from ..frames import Frame, FrameSlot, Slot
@@ -57,7 +57,7 @@ class DetectorNode(Node):
         params = declare_and_follow(self, DetectorParams, self._apply)
         model = params.model_file_path or str(share_file(CONVEYOR_MODEL))
         self._runtime = open_runtime(params.backend, model, options_of(params))
-        self._detector = self._make_detector(params)
+        self._detector = detector_of(self._runtime, params)
         self._decide, self._reject = decide, reject
         self._picture_watch, self._tracker = PictureWatch(), Tracker()
         self._tracking = params.tracking
@@ -92,17 +92,8 @@ class DetectorNode(Node):
         self._cleanup.close()
         super().destroy_node()
 
-    def _make_detector(self, params: DetectorParams) -> Detector:
-        return Detector(
-            self._runtime,
-            confidence_threshold=params.confidence_threshold,
-            nms_threshold=params.nms_threshold,
-            max_detections=params.max_detections,
-            classes=params.classes,
-        )
-
     def _apply(self, params: DetectorParams) -> None:
-        self._detector = self._make_detector(params)
+        self._detector = detector_of(self._runtime, params)
         self._tracking = params.tracking
 
     def _on_image(self, msg: Image) -> None:
