@@ -26,6 +26,7 @@ from .memory import keep_freed_memory, leave_alone_what_stays
 # Python gives a waiting thread the interpreter after this long, s. The default of 5 ms would be most
 # of the time there is between a frame and the stop command.
 SWITCH_INTERVAL = 0.0001
+ENDS = signal.SIGINT, signal.SIGTERM
 LONGEST_WAIT = 0.1  # s until a signal is noticed when nothing else happens
 crashed = threading.Event()  # a worker of this process is dead
 # What rclpy raises for arguments and parameter files that it cannot use.
@@ -67,7 +68,7 @@ class RosLogHandler(logging.Handler):
 
 
 def run(make_nodes: Callable[[], Sequence[Node]], args: Sequence[str] | None = None) -> int:
-    """Make nodes and spin them until the process is told to end by SIGINT or SIGTERM.
+    """Make nodes and spin them until the process is told to end by SIGINT or SIGTERM; before they are made, these kill.
 
     Nodes are destroyed in their order while ROS is still up, so that a decision can say stop as its last word.
 
@@ -86,12 +87,14 @@ def run(make_nodes: Callable[[], Sequence[Node]], args: Sequence[str] | None = N
     log.setLevel(logging.INFO)
     log.handlers = [RosLogHandler()]
     told_to_end = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: told_to_end.set())
+    for number in ENDS:  # it may take minutes to make the nodes, where an engine is built, and nothing moves before
+        signal.signal(number, signal.SIG_DFL)
     nodes: Sequence[Node] = ()
     try:
         rclpy.init(args=list(args) if args is not None else None, signal_handler_options=SignalHandlerOptions.NO)
         nodes = make_nodes()
+        for number in ENDS:
+            signal.signal(number, lambda *_: told_to_end.set())
         leave_alone_what_stays()
         return _spin(nodes, told_to_end)
     except ExternalShutdownException:

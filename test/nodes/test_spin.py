@@ -7,6 +7,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from rcl_interfaces.srv import ListParameters
 from std_msgs.msg import Bool
 from vision_msgs.msg import Detection2DArray
 
@@ -56,8 +57,40 @@ def test_robot_that_comes_later_is_told_that_it_is_stopped(make_node, spin_until
         late.create_subscription(Bool, 'stop', lambda msg: stops.append(msg.data), qos.LATCHED)
         spin_until(lambda: stops, DEADLINE)
         assert stops == [True]
+        is_up(late, 'decision', spin_until)
         decision.send_signal(signal.SIGINT)
         assert decision.wait(DEADLINE) == 0
+
+
+def is_up(asking, name, spin_until):
+    """Wait until a node answers."""
+    client = asking.create_client(ListParameters, f'{name}/list_parameters')
+    assert client.wait_for_service(DEADLINE)
+    answer = client.call_async(ListParameters.Request())
+    spin_until(answer.done, DEADLINE)
+
+
+SLOW = """
+    import sys, time
+    from edge_vision.nodes.spin import run
+
+    def make_nodes():
+        print('making', file=sys.stderr, flush=True)
+        time.sleep(600.0)
+
+    sys.exit(run(make_nodes, []))
+"""
+
+
+@pytest.mark.usefixtures('ros_environment')
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_process_that_is_still_building_an_engine_ends_at_once_when_told_to(tmp_path, number):
+    script = tmp_path / 'slow.py'
+    script.write_text(textwrap.dedent(SLOW))
+    with process(script) as slow:
+        assert slow.stderr.readline() == 'making\n'
+        slow.send_signal(number)
+        assert slow.wait(DEADLINE) == -number
 
 
 CRASH = """
