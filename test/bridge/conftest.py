@@ -1,16 +1,15 @@
 import pytest
 
-LINES = pytest.StashKey[list]()
+lines = []
 
 
 @pytest.fixture
-def figures(request):
+def figures():
     """Have lines printed when all tests are over."""
-    return request.config.stash.setdefault(LINES, []).append
+    return lines.append
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    lines = config.stash.get(LINES, [])
+def pytest_terminal_summary(terminalreporter):
     if lines:
         terminalreporter.section('the bridge')
     for line in lines:

@@ -7,30 +7,26 @@ from faulty_line import Line
 from machine import LOCK_TIMEOUT, Machine, Spinning
 from mqtt_broker import Mosquitto, free_port
 
-ROWS = pytest.StashKey()
+rows = []
 
 
 def pytest_addoption(parser):
     parser.addoption('--faults-table', type=Path, help='write what the faults did to this Markdown file')
 
 
-def pytest_configure(config):
-    config.stash[ROWS] = []
-
-
 def pytest_sessionfinish(session, exitstatus):
-    path, rows = session.config.getoption('faults_table', None), session.config.stash.get(ROWS, [])
+    path = session.config.getoption('faults_table', None)
     if path and rows and exitstatus == 0:
         path.write_text(page(rows, LOCK_TIMEOUT))
 
 
 @pytest.fixture
-def note(pytestconfig, line):
+def note(line):
     """Keep a row for the table."""
 
     def keep(*, fault, held_by, held_after=None, bound=None, moves=0, released_by):
         row = Row(fault, line.mode, held_by, held_after, bound, moves, released_by)
-        pytestconfig.stash.setdefault(ROWS, []).append(row)
+        rows.append(row)
         print(row.line())  # noqa: T201  seen with -s, and when the test fails
 
     return keep

@@ -1,18 +1,16 @@
 import pytest
 from figures import HEAD
 
-ROWS = pytest.StashKey[list]()
+rows = []
 
 
 @pytest.fixture
-def show(request):
+def show():
     """Have the figures of a run printed when all tests are over."""
-    rows = request.config.stash.setdefault(ROWS, [])
     return lambda name, figures: rows.append((name, figures))
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    rows = config.stash.get(ROWS, [])
+def pytest_terminal_summary(terminalreporter):
     if not rows:
         return
     terminalreporter.section('recorded run, against the truth of the line')
