@@ -1,9 +1,12 @@
 import os
 import socket
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from mqtt_broker import mosquitto  # noqa: F401  a fixture for all tests
+
+from edge_vision.share import fast_dds_environment
 
 DOMAINS = range(1, 101)  # whose ports are below those that Linux gives to outgoing connections
 DOMAIN_PORTS = 53100  # a domain is in use while somebody holds this port plus its number
@@ -19,6 +22,16 @@ def ros_environment(tmp_path_factory):
         patch.setenv('ROS_DOMAIN_ID', str(_take_domain(taken)))
         patch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
         patch.setenv('ROS_LOG_DIR', str(tmp_path_factory.mktemp('log')))
+        yield
+
+
+@pytest.fixture(scope='module')
+def by_udp(ros_environment):  # noqa: ARG001  it is the environment that counts
+    """Let processes talk by UDP: those that are killed leave Fast DDS' shared memory such that others may go deaf."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'SYSTEM_DEFAULT')  # the profile's, which are on this machine only
+        for name in fast_dds_environment():
+            patch.setenv(name, str(Path(__file__).with_name('loopback_udp.xml')))
         yield
 
 

@@ -72,7 +72,7 @@ class Bridge:
 
 
 @pytest.fixture
-def announcer(ros_environment):  # noqa: ARG001  it is the environment that counts
+def announcer(by_udp):  # noqa: ARG001  it is the environment that counts
     """Stand in for the camera and the decision."""
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = Node('decision')

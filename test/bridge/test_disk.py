@@ -158,7 +158,7 @@ def make_pictures(folder):
 
 
 @pytest.fixture
-def watcher(ros_environment):  # noqa: ARG001  it is the environment that counts
+def watcher(by_udp):  # noqa: ARG001  it is the environment that counts
     watcher = Watcher()
     yield watcher
     watcher.close()

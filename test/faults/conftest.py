@@ -33,14 +33,6 @@ def note(line):
 
 
 @pytest.fixture(scope='module')
-def by_udp(ros_environment):  # noqa: ARG001  it is the environment that counts
-    """Let processes talk by UDP: those that are killed leave Fast DDS' shared memory such that others may go deaf."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('FASTDDS_BUILTIN_TRANSPORTS', 'UDPv4')
-        yield
-
-
-@pytest.fixture(scope='module')
 def broker(tmp_path_factory):
     """Give a broker to be killed; None where none is installed."""
     try:

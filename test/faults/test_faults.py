@@ -49,6 +49,7 @@ class Fault:
     def stopped_by(self, cause):
         """Wait for a state that names a cause; return the first stop of those that it is about."""
         said = self.wait(lambda: self._states(cause), f'stop by {cause}')[0]
+        self.wait(lambda: self._machine.stops(said.sent), 'all stops before it have arrived')
         stops = [t for t in self._machine.log[:] if t.topic == 'stop' and t.sent <= said.sent]
         stop = stops[-1]
         for told in reversed(stops):
