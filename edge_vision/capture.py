@@ -5,6 +5,7 @@ A new kind of source is a class that is a `Source`, and a line in `SCHEMES` if i
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import re
@@ -22,11 +23,18 @@ import numpy as np
 from .errors import ConfigurationError, EndOfStream, SourceError
 from .frames import Image
 
+Picture = tuple[Image, int]  # pixels, and the time of capture in ns since the epoch
+
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 DEFAULT_RATE = 30.0  # Hz, for files that do not name one
 HIGHEST_RATE = 1000.0  # Hz; a file that claims more is wrong
 LARGEST_LAG = 1.0  # s; a reader that is later than this is not caught up with
 NETWORK_TIMEOUT = 5000  # ms
+SHORTEST_STALL = 0.1  # s; what piled up in less is fresh enough to look at
+STALL_PERIODS = 3  # pictures that must be missing
+AVERAGED = 8  # pictures that the rate of a live source is estimated from
+LARGEST_AGE_NS = 10 * 10**9  # an older picture has its time from another clock
+V4L2_BUFFERS = 2  # one is filled while the other is read; with a single one many cameras give every second picture
 SECRETS = re.compile(
     r'\b(user-id|user-pw|proxy-id|proxy-pw|user|username|pass|passwd|password|pwd|token)=("[^"]*"|[^\s&!]*)',
     re.IGNORECASE,
@@ -49,7 +57,7 @@ class Source(Protocol):
         """
         ...
 
-    def read(self) -> tuple[Image, int]:
+    def read(self) -> Picture:
         """Wait for the next picture.
 
         Returns:
@@ -157,16 +165,81 @@ def video_length(video_device: str) -> tuple[float, float]:
         source.close()
 
 
+class Backlog:
+    """Tells pictures of a live source that may have waited for long from those that come as they are taken.
+
+    When the stream or this process has stood still, what piled up in sockets and drivers comes as fast as it can be
+    read, and a picture of seconds ago would pass for a new one. So after a stall, and for no longer than that lasted,
+    a picture is fresh only if it had to be waited for: for half the time between two pictures, as measured before.
+
+    Where reading a picture takes longer than that, and of what waits on the other side of the network, it sees nothing.
+    """
+
+    def __init__(self) -> None:
+        self.discarded = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin with another stream."""
+        self._last: float | None = None
+        self._interval = 0.0
+        self._period = 0.0
+        self._until = 0.0
+
+    def holds(self, asked: float, taken: float) -> bool:
+        """Whether a picture may be old; those that may are counted.
+
+        Args:
+            asked: When the stream was asked for it, s of the steady clock.
+            taken: When it was there.
+
+        """
+        before, self._interval = self._interval, 0.0 if self._last is None else taken - self._last
+        self._last = taken
+        # Two long waits in a row are a slow camera.
+        if self._interval > max(SHORTEST_STALL, STALL_PERIODS * max(self._period, before)):
+            self._until = taken + self._interval
+            old = True  # it may be what the stall began with
+        else:
+            old = taken < self._until and taken - asked < self._period / 2
+        if old:
+            self.discarded += 1
+        else:
+            self._period += (self._interval - self._period) / AVERAGED
+        return old
+
+
+def captured_ns(position_ms: float, steady_ns: int, now_ns: int) -> int:
+    """Return when a V4L2 device captured a picture, ns since the epoch; the time of reading where it does not say.
+
+    Assumed, and not tried with a camera: OpenCV gives the time that the kernel has put on the buffer, and drivers take
+    that from the monotonic clock, which is Python's steady one, as V4L2 asks of them. Those that do not (the wall
+    clock, zero, a clock of the camera) show by an age that cannot be. Some drivers put it on at the beginning of the
+    picture, some at its end.
+
+    Args:
+        position_ms: CAP_PROP_POS_MSEC right after the picture was grabbed.
+        steady_ns: The steady clock at that moment.
+        now_ns: The wall clock at that moment.
+
+    """
+    age_ns = steady_ns - round(position_ms * 1e6)
+    return now_ns - age_ns if 0 <= age_ns <= LARGEST_AGE_NS else now_ns
+
+
 class Capture:
     """What OpenCV has opened, and the lock that lets another thread close it.
 
     Args:
         name: How errors call the source.
+        backlog: Judges the pictures of a live source.
 
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, backlog: Backlog | None = None) -> None:
         self._name = name
+        self._backlog = backlog
+        self._kernel_stamps = False
         self._lock = threading.Lock()
         self._closed = True
         self._video: Any = None
@@ -193,27 +266,44 @@ class Capture:
         with self._lock:
             self._video = video
             self._closed = False
+            self._kernel_stamps = backend == cv2.CAP_V4L2
+            if self._backlog is not None:
+                self._backlog.restart()
         return bool(video.isOpened())
 
-    def next(self) -> tuple[Image, int] | None:
-        """Wait for the next picture; None if there is none.
+    def next(self) -> Picture | None:
+        """Wait for the next picture that is fresh; None if there is none.
 
         Raises:
             SourceError: It is closed, or does not give BGR.
 
         """
-        if self._closed:  # seen before the lock, which a reader in a loop could keep for itself
-            raise SourceError(f'video_device {self._name!r} is closed')
-        with self._lock:
-            if self._closed or not self._video.grab():
+        while True:
+            self.check_open()  # before the lock, which a reader in a loop could keep for itself
+            with self._lock:
+                asked = time.monotonic()
+                if self._closed or not self._video.grab():
+                    return None
+                if self._backlog is not None and self._backlog.holds(asked, time.monotonic()):
+                    continue
+                stamp_ns = self._stamp_ns()
+                decoded, image = self._video.retrieve()
+            if not decoded:
                 return None
-            stamp_ns = time.time_ns()
-            decoded, image = self._video.retrieve()
-        if not decoded:
-            return None
-        if image.ndim != 3 or image.shape[2] != 3:
-            raise SourceError(f'video_device {self._name!r} gives pictures of shape {image.shape}, expected BGR')
-        return image, stamp_ns
+            if image.ndim != 3 or image.shape[2] != 3:
+                raise SourceError(f'video_device {self._name!r} gives pictures of shape {image.shape}, expected BGR')
+            return image, stamp_ns
+
+    def check_open(self) -> None:
+        """Raise SourceError if it is closed."""
+        if self._closed:
+            raise SourceError(f'video_device {self._name!r} is closed')
+
+    def _stamp_ns(self) -> int:
+        now_ns, steady_ns = time.time_ns(), time.monotonic_ns()
+        if not self._kernel_stamps:
+            return now_ns
+        return captured_ns(self._video.get(cv2.CAP_PROP_POS_MSEC), steady_ns, now_ns)
 
     def rate(self) -> float:
         """Pictures per second that it claims, if that can be true."""
@@ -232,8 +322,65 @@ class Capture:
                 self._video.release()
 
 
+class ReadAhead:
+    """Takes pictures as they come and keeps the newest, so that none grows old in a buffer behind a slow reader.
+
+    Args:
+        following: Waits for a picture and returns it with its stamp; what it raises is the end.
+
+    """
+
+    def __init__(self, following: Callable[[], Picture]) -> None:
+        self.replaced = 0
+        self._following = following
+        self._changed = threading.Condition()
+        self._newest: Picture | None = None
+        self._end: Exception | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin, or begin again after the end."""
+        self._newest = self._end = None
+        self._thread = threading.Thread(target=self._run, name='capture-ahead', daemon=True)
+        self._thread.start()
+
+    def take(self) -> Picture:
+        """Wait for a picture that was not taken yet; raise what ended them where there is none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._newest is not None or self._end is not None)
+            picture, self._newest = self._newest, None
+            if picture is not None:
+                return picture
+            assert self._end is not None  # noqa: S101  it was waited for
+            raise self._end
+
+    def join(self) -> None:
+        """Wait until the end."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._put(self._following())
+        except Exception as error:  # noqa: BLE001  raised in whoever takes
+            with self._changed:
+                self._end = error
+                self._changed.notify_all()
+
+    def _put(self, picture: Picture) -> None:
+        with self._changed:
+            self.replaced += self._newest is not None
+            self._newest = picture
+            self._changed.notify_all()
+
+
 class Stream:
     """A live source that OpenCV reads: a camera, a network stream, a GStreamer pipeline.
+
+    A picture that may have waited somewhere is not given (`Backlog`), nor one that a newer one has replaced before it
+    was read. The stamp is the kernel's for a V4L2 device, and else the time at which the picture was there to be read:
+    what it took until then, in the camera, on the network or in a pipeline, is not in it.
 
     Args:
         name: How errors call it.
@@ -257,7 +404,19 @@ class Stream:
         self._backend = backend
         self._properties = properties
         self._at_open = at_open
-        self._capture = Capture(name)
+        self._backlog = Backlog()
+        self._capture = Capture(name, self._backlog)
+        self._ahead = ReadAhead(self._following)
+
+    @property
+    def discarded(self) -> int:
+        """Pictures that were not given because they may have been old."""
+        return self._backlog.discarded
+
+    @property
+    def replaced(self) -> int:
+        """Pictures that a newer one has replaced before they were read."""
+        return self._ahead.replaced
 
     def open(self) -> None:
         """Open it and ask for size, rate and format."""
@@ -273,17 +432,25 @@ class Stream:
         target = os.path.realpath(self._target) if self._backend == cv2.CAP_V4L2 else self._target
         if not self._capture.open(target, self._backend, self._properties, self._at_open):
             raise SourceError(f'video_device {shown} cannot be opened, expected a free camera or reachable stream')
+        atexit.register(self.close)  # a thread that is inside of OpenCV at the very end would crash there
+        self._ahead.start()
 
-    def read(self) -> tuple[Image, int]:
-        """Wait for the next picture."""
-        picture = self._capture.next()
-        if picture is None:
-            raise SourceError(f'video_device {self._name!r} gives no more pictures; was it unplugged, did it end?')
-        return picture
+    def read(self) -> Picture:
+        """Wait for a picture newer than the one before."""
+        self._capture.check_open()
+        return self._ahead.take()
 
     def close(self) -> None:
         """Stop."""
         self._capture.close()
+        self._ahead.join()
+        atexit.unregister(self.close)
+
+    def _following(self) -> Picture:
+        picture = self._capture.next()
+        if picture is None:
+            raise SourceError(f'video_device {self._name!r} gives no more pictures; was it unplugged, did it end?')
+        return picture
 
 
 class Pace:
@@ -334,7 +501,7 @@ class VideoFile:
         self._rewind()
         self._pace.start()
 
-    def read(self) -> tuple[Image, int]:
+    def read(self) -> Picture:
         """Wait until the next picture is due."""
         self._pace.wait(self._rate, str(self._path))
         picture = self._capture.next()
@@ -385,7 +552,7 @@ class Pictures:
         self._position = 0
         self._pace.start()
 
-    def read(self) -> tuple[Image, int]:
+    def read(self) -> Picture:
         """Wait until the next picture is due and load it."""
         self._pace.wait(self._rate, str(self._path))
         if self._position == len(self._files):
@@ -450,7 +617,7 @@ def device(name: str, request: Request) -> Stream:
         (cv2.CAP_PROP_FRAME_WIDTH, request.image_width),
         (cv2.CAP_PROP_FRAME_HEIGHT, request.image_height),
         (cv2.CAP_PROP_FPS, request.framerate),
-        (cv2.CAP_PROP_BUFFERSIZE, 1),
+        (cv2.CAP_PROP_BUFFERSIZE, V4L2_BUFFERS),
     ]
     return Stream(name, path, cv2.CAP_V4L2, [(key, value) for key, value in properties if value])
 

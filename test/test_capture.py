@@ -1,14 +1,15 @@
 import contextlib
+import subprocess
+import sys
 import threading
 import time
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
 import numpy as np
 import pytest
+from motion_jpeg import Camera, number_of, serving
 
-from edge_vision.capture import SCHEMES, masked, open_source, pipeline, video_length
+from edge_vision.capture import SCHEMES, Backlog, ReadAhead, captured_ns, masked, open_source, pipeline, video_length
 from edge_vision.errors import ConfigurationError, EndOfStream, SourceError
 
 DEADLINE = 10.0  # s
@@ -167,7 +168,8 @@ def test_a_source_that_gives_no_pictures_says_why_in_one_line(tmp_path, capfd, m
     assert '\n' not in str(failure.value)
     assert 'secret' not in str(failure.value)
     assert not isinstance(failure.value, EndOfStream)
-    assert capfd.readouterr() == ('', '')
+    said = ''.join(capfd.readouterr()).splitlines()
+    assert [line for line in said if not line.startswith(('libpng ', '[mov,', '[tcp @'))] == []  # as OpenCV 4's do
 
 
 def test_a_folder_that_is_not_there_yet_gives_its_pictures_once_it_is(tmp_path):
@@ -209,38 +211,178 @@ def test_a_pipeline_without_a_sink_keeps_only_the_newest_picture():
     assert pipeline('v4l2src ! appsink') == 'v4l2src ! appsink'
 
 
-class MotionJpeg(BaseHTTPRequestHandler):
-    """Sends a number of pictures as motion JPEG and hangs up."""
-
-    def __init__(self, *args, count, **kwargs):
-        self.count = count
-        super().__init__(*args, **kwargs)
-
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header('Content-Type', 'multipart/x-mixed-replace; boundary=next')
-        self.end_headers()
-        with contextlib.suppress(ConnectionError):
-            for i in range(self.count):
-                jpeg = cv2.imencode('.jpg', picture(i % 256))[1].tobytes()
-                head = f'--next\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n'
-                self.wfile.write(head.encode() + jpeg + b'\r\n')
-
-    def log_message(self, *_):
-        pass
+def wait_until(condition):
+    deadline = time.monotonic() + 3 * DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_network_stream_gives_pictures_until_it_is_lost():
-    server = ThreadingHTTPServer(('127.0.0.1', 0), partial(MotionJpeg, count=60))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        with opened(f'http://127.0.0.1:{server.server_port}/line') as source:
+    with serving(lambda: [range(60)]) as url, opened(url) as source:
+        assert source.read()[0].shape == (48, 64, 3)
+        with pytest.raises(SourceError, match='gives no more pictures'):
+            list(read_all(source))
+
+
+def test_the_newest_picture_before_the_end_is_given():
+    pictures = [(picture(value), value) for value in (1, 2, 3)]
+
+    def following():
+        if not pictures:
+            raise SourceError('it is over')
+        return pictures.pop(0)
+
+    ahead = ReadAhead(following)
+    ahead.start()
+    ahead.join()
+    assert ahead.take()[1] == 3
+    assert ahead.replaced == 2
+    for _ in range(2):
+        with pytest.raises(SourceError, match='it is over'):
+            ahead.take()
+
+
+def test_pictures_that_piled_up_while_a_stream_stood_still_are_not_given_as_new():
+    camera = Camera()
+    with serving(camera.pictures) as url, opened(url) as source:
+        for _ in range(20):
+            source.read()
+        camera.up.clear()
+        first = camera.taken
+        wait_until(lambda: camera.taken >= first + 20)
+        camera.up.set()
+        given = []
+        while not given or given[-1] < first + 30:
+            given.append(number_of(source.read()[0]))
+        old = [number for number in given if first < number < first + 19]
+        assert len(old) <= 2  # where this machine was held up in the midst of them
+        assert source.discarded >= 15
+
+
+def test_a_late_reader_is_given_the_newest_picture():
+    camera = Camera()
+    with serving(camera.pictures) as url, opened(url) as source:
+        before = number_of(source.read()[0])
+        wait_until(lambda: camera.taken > before + 30)
+        assert number_of(source.read()[0]) > before + 20
+        assert source.replaced >= 20
+
+
+def test_a_stream_can_be_opened_again_after_closing():
+    with serving(Camera().pictures) as url:
+        source = open_source(url)
+        for _ in range(2):
+            source.open()
             assert source.read()[0].shape == (48, 64, 3)
-            with pytest.raises(SourceError, match='gives no more pictures'):
-                list(read_all(source))
-    finally:
-        server.shutdown()
-        server.server_close()
+            source.close()
+            source.close()
+            with pytest.raises(SourceError, match='closed'):
+                source.read()
+
+
+def test_closing_a_stream_ends_its_reader():
+    with serving(Camera().pictures) as url, opened(url) as source:
+        closer = threading.Timer(0.3, source.close)
+        closer.start()
+        with pytest.raises(SourceError):
+            list(read_all(source))
+        closer.join()
+
+
+def test_a_stream_that_nobody_closed_does_not_crash_at_the_end_of_the_program():
+    program = 'import sys; from edge_vision.capture import open_source\n'
+    program += 's = open_source(sys.argv[1]); s.open(); print(s.read()[0].shape)'
+    with serving(Camera().pictures) as url:
+        ended = subprocess.run([sys.executable, '-c', program, url], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, '(48, 64, 3)\n', '')
+
+
+def taken_at(*intervals):
+    """Judge pictures of which each was waited for as long as its interval; return which are fresh."""
+    backlog, now, fresh = Backlog(), 0.0, []
+    for interval in intervals:
+        asked, now = now, now + interval
+        fresh.append(not backlog.holds(asked, now))
+    return fresh
+
+
+STEADY = [0.033] * 20
+
+
+@pytest.mark.parametrize(
+    ('intervals', 'fresh'),
+    [
+        ([3.0, *[0.001] * 80, 0.02, 0.033], [False, *[False] * 80, True, True]),
+        ([3.0, 0.033, 0.033], [False, True, True]),
+        ([0.09, 0.001, 0.001], [True, True, True]),
+        ([3.0, *[0.001] * 4, 2.0, *[0.001] * 4, 0.033], [False] * 10 + [True]),
+        ([3.0, 0.001, 0.03, 0.001], [False, False, True, False]),
+        ([1.0, 1.0, 1.0, 1.0], [False, True, True, True]),
+        ([0.3, *[0.01] * 40], [*[False] * 30, *[True] * 11]),
+        ([0.3, *[0.004] * 200], [*[False] * 75, *[True] * 126]),
+    ],
+    ids=[
+        'a backlog',
+        'a pause of the camera',
+        'a hiccup',
+        'two stalls',
+        'held up in the backlog',
+        'a camera that has become slow',
+        'a camera that has become fast',
+        'a camera that has become very fast',
+    ],
+)
+def test_a_picture_after_a_stall_is_fresh_only_if_it_was_waited_for(intervals, fresh):
+    assert taken_at(*STEADY, *intervals) == [True] * len(STEADY) + fresh
+
+
+@pytest.mark.parametrize('period', [0.005, 0.033, 0.2, 2.0])
+def test_a_steady_camera_loses_nothing_but_the_second_picture_of_a_slow_one(period):
+    fresh = taken_at(*[period] * 50)
+    assert fresh.count(False) <= 1
+    assert all(fresh[2:])
+
+
+def test_a_reader_that_takes_most_of_the_time_between_pictures_loses_none():
+    backlog = Backlog()
+    assert not any(backlog.holds(0.033 * n - 0.003, 0.033 * n) for n in range(100))
+
+
+def test_a_device_is_stamped_by_the_kernel_and_has_buffers_enough_to_give_every_picture(monkeypatch):
+    asked = {}
+
+    class Device:
+        isOpened = grab = staticmethod(lambda: True)  # noqa: N815  as OpenCV names it
+        retrieve = staticmethod(lambda: (True, picture(7)))
+        set = staticmethod(asked.__setitem__)
+        get = staticmethod(lambda key: {cv2.CAP_PROP_POS_MSEC: time.monotonic() * 1e3 - 5000.0}[key])
+        release = staticmethod(lambda: None)
+
+    monkeypatch.setattr(cv2, 'VideoCapture', lambda *_: Device)
+    opened_ns = time.time_ns()
+    with opened('/dev/null') as source:
+        _, stamp_ns = source.read()
+        assert opened_ns <= stamp_ns + 5 * 10**9 <= time.time_ns() + 1000
+    assert asked[cv2.CAP_PROP_BUFFERSIZE] > 1
+
+
+@pytest.mark.parametrize(
+    ('position_ms', 'age_ns'),
+    [
+        (100_000.0 - 40.0, 40_000_000),
+        (100_000.0, 0),
+        (100_000.0 - 9_000.0, 9 * 10**9),
+        (0.0, 0),
+        (100_000.0 + 5.0, 0),
+        (1.7e12, 0),
+        (100_000.0 - 11_000.0, 0),
+    ],
+    ids=['in time', 'now', 'long ago', 'not told', 'to come', 'of the wall clock', 'of another clock'],
+)
+def test_the_stamp_of_a_device_is_the_time_that_the_kernel_gave_its_buffer(position_ms, age_ns):
+    now_ns = 1_763_640_000 * 10**9
+    assert captured_ns(position_ms, 100 * 10**9, now_ns) == now_ns - age_ns
 
 
 def test_the_simulator_is_made_with_the_options_of_its_url():

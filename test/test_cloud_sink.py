@@ -16,7 +16,8 @@ import pytest
 from mqtt_broker import DEADLINE, Consumer, Link, Mosquitto, wait_until
 
 from edge_vision.cloud_sink.report import daily, table
-from edge_vision.cloud_sink.store import MAX_EVENT_BYTES, REJECTED_KEPT, Arrival, Store, file_name
+from edge_vision.cloud_sink.store import MAX_EVENT_BYTES, REJECTED_KEPT, Arrival, Store, file_name, open_for_reading
+from edge_vision.errors import ConfigurationError
 from edge_vision.events import Event, Evidence, event_id, topic_segment
 
 DAY = datetime(2026, 3, 5, tzinfo=timezone.utc)
@@ -202,6 +203,26 @@ def test_only_the_newest_rejected_messages_are_kept(store, tmp_path):
 
 
 # Reporting
+
+
+def test_database_of_a_newer_format_is_left_alone(tmp_path):
+    with Store(tmp_path) as store:
+        store.connection.execute('PRAGMA user_version = 2')
+    with pytest.raises(ConfigurationError, match='has format 2, expected 1; use the edge_vision that wrote it'):
+        Store(tmp_path).open()
+    with pytest.raises(ConfigurationError, match='has format 2, expected 1'):
+        open_for_reading(tmp_path)
+
+
+def test_store_that_could_not_be_opened_keeps_nothing_to_itself(tmp_path):
+    (tmp_path / 'events.db').write_bytes(b'no database' * 100)
+    failed = Store(tmp_path)
+    with pytest.raises(ConfigurationError, match='which cannot be used: file is not a database'):
+        failed.open()
+    failed.close()
+    (tmp_path / 'events.db').unlink()
+    with Store(tmp_path) as store:  # while the one that failed is still there
+        store.take(said(event()))
 
 
 def reported(store, now_ns=NOON_NS + 3600 * SECOND_NS):

@@ -422,22 +422,68 @@ def test_event_too_large_for_a_real_broker_waits_and_is_told(tmp_path, spool, ma
         sender = make_sender(broker.port)
         append(spool, 2, jpeg())
         assert wait_until(lambda: sender.state.held_back == 2), sender.state
-        assert 'it refuses an event: packet too large' in sender.state.last_error
+        assert 'it refuses an event: the event is larger than the broker takes' in sender.state.last_error
         assert (spool.depth, sender.state.connects) == (2, 1)
 
 
-def test_event_above_the_size_limit_of_mosquitto_waits_until_that_is_raised(tmp_path, spool, make_sender):
-    broker = Mosquitto(tmp_path, extra='message_size_limit 300')
-    with broker:
+def test_event_above_the_size_limit_of_mosquitto_waits_alone_until_that_is_raised(tmp_path, spool, make_sender):
+    events = [event(reason='x' * 6000 if n in {5, 12} else '') for n in range(20)]
+    large = [events[5].id, events[12].id]
+    spool.append_many([(each, None) for each in events])
+    broker = Mosquitto(tmp_path, extra='message_size_limit 5000')
+    with broker, Consumer(broker.port) as consumer:
         sender = make_sender(broker.port)
-        append(spool, 2)
-        assert wait_until(lambda: 'a message that is too large' in sender.state.last_error), sender.state
-        assert spool.depth == 2
+        assert wait_until(lambda: sender.state.events_sent == 18), sender.state
+        assert event_ids(consumer) == [each.id for each in events if each.id not in large]
+        assert wait_until(lambda: sender.state.held_back == spool.depth == 2), sender.state
+        assert 'larger than the broker takes; raise its message_size_limit' in sender.state.last_error
+        assert sender.state.connects == 2  # learnt once, and not once for each
+        (later,) = append(spool, 1)
+        assert wait_until(lambda: sender.state.events_sent == 19)
+
         broker.stop()
         config = tmp_path / 'mosquitto.conf'
-        config.write_text(config.read_text().replace('message_size_limit 300', ''))
+        config.write_text(config.read_text().replace('message_size_limit 5000', ''))
         broker.start()
-        assert wait_until(lambda: spool.depth == 0)
+        consumer.wait_subscribed()
+        assert wait_until(lambda: spool.depth == 0), sender.state
+        assert sorted(event_ids(consumer)) == sorted([each.id for each in events] + [later])
+
+
+@pytest.mark.parametrize(('answer', 'connects'), [(-0x95, 2), (None, 4)], ids=['disconnected', 'hung up'])
+def test_event_that_costs_the_connection_by_its_size_is_found_out(spool, make_sender, answer, connects):
+    events = [event(reason='x' * 6000 if n == 5 else '') for n in range(20)]
+    with Peer(lambda _, payload: answer if len(payload) > 5000 else 0) as peer:
+        sender = make_sender(peer.port)
+        spool.append_many([(each, None) for each in events])
+        taken = [json.loads(payload)['id'] for payload in peer.wait_taken(19)]
+        assert taken == [each.id for each in events if each is not events[5]]
+        assert wait_until(lambda: sender.state.held_back == spool.depth == 1), sender.state
+        assert sender.state.connects == connects
+
+
+def test_events_that_are_refused_without_a_word_are_not_called_too_large(spool, make_sender):
+    with Peer() as peer:
+        sender = make_sender(peer.port)
+        first = event(reason='larger than those that follow')
+        spool.append(first)
+        peer.wait_taken(1)
+        peer.answer = lambda topic, _: None if topic.endswith('events') else 0
+        stored = append(spool, 2)
+        assert wait_until(lambda: sender.state.connects > 4), sender.state
+        assert sender.state.held_back == 0
+        peer.answer = lambda *_: 0
+        assert [json.loads(payload)['id'] for payload in peer.wait_taken(3)] == [first.id, *stored]
+
+
+def test_picture_of_an_event_that_is_too_large_is_not_sent(tmp_path, spool, make_sender):
+    with Mosquitto(tmp_path, extra='max_packet_size 5000') as broker, Consumer(broker.port) as consumer:
+        sender = make_sender(broker.port)
+        spool.append(event(jpeg(), reason='x' * 6000), jpeg())
+        assert wait_until(lambda: sender.state.held_back == 1), sender.state
+        append(spool, 1)
+        assert wait_until(lambda: spool.depth == 1)
+        assert not consumer.payloads('evidence')
 
 
 def test_newest_stops_go_first_after_an_outage_if_so_wanted(tmp_path, spool, make_sender):

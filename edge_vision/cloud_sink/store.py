@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -95,7 +95,7 @@ class Store:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._lock_file: TextIO | None = None
-        self.connection: sqlite3.Connection
+        self._connection: sqlite3.Connection | None = None
 
     def __enter__(self) -> Store:  # noqa: PYI034  typing.Self needs Python 3.11
         self.open()
@@ -108,23 +108,36 @@ class Store:
         """Open the database, or make it.
 
         Raises:
-            ConfigurationError: The directory cannot be used, or another process uses it.
+            ConfigurationError: The directory cannot be used, another process uses it, or its format is a newer one.
 
         """
         try:
-            _make_directory(self._directory)
-            self._lock_file = self._lock()
-            self.connection = _connect(self._directory / DATABASE)
-            if self.connection.execute('PRAGMA user_version').fetchone() == (0,):
-                self.connection.executescript(_SCHEMA)
-        except (OSError, sqlite3.Error) as error:
-            raise ConfigurationError(f'--output is {str(self._directory)!r}, which cannot be used: {error}') from error
+            self._open()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
-        """Close the database."""
-        self.connection.close()
+        """Close the database. Harmless when it is closed already."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
         if self._lock_file is not None:
             self._lock_file.close()
+            self._lock_file = None
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The open database.
+
+        Raises:
+            SpoolError: It is closed.
+
+        """
+        if self._connection is None:
+            msg = 'the store is closed; call open() first'
+            raise SpoolError(msg)
+        return self._connection
 
     def take(self, arrivals: Sequence[Arrival]) -> list[str]:
         """Put messages on disk; they are there when this returns, each event and each picture once.
@@ -148,6 +161,16 @@ class Store:
             msg = f'cannot write to {str(self._directory)!r}: {error}; what was not acknowledged stays with the broker'
             raise SpoolError(msg) from error
         return notes
+
+    def _open(self) -> None:
+        try:
+            _make_directory(self._directory)
+            self._lock_file = self._lock()
+            self._connection = _connect(self._directory / DATABASE)
+            if _format_of(self._connection) == 0:
+                self._connection.executescript(_SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigurationError(f'--output is {str(self._directory)!r}, which cannot be used: {error}') from error
 
     def _lock(self) -> TextIO:
         try:
@@ -259,9 +282,11 @@ def open_for_reading(directory: Path) -> sqlite3.Connection:
     if not path.is_file():
         raise ConfigurationError(f'--output is {str(directory)!r}, expected the directory of a cloud-sink')
     try:
-        connection = _connect(path)
-        connection.execute('PRAGMA query_only = ON')
-        connection.execute('SELECT 1 FROM events LIMIT 1')
+        with ExitStack() as undo:
+            connection = undo.enter_context(closing(_connect(path)))
+            connection.execute('PRAGMA query_only = ON')
+            connection.execute('SELECT 1 FROM events LIMIT 1')
+            undo.pop_all()
     except sqlite3.Error as error:
         raise ConfigurationError(f'--output is {str(directory)!r}, which cannot be read: {error}') from error
     return connection
@@ -321,10 +346,28 @@ def _take_stats(connection: sqlite3.Connection, device: str, payload: bytes) -> 
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=5.0, isolation_level=None)
-    connection.execute('PRAGMA journal_mode = WAL')
-    # An event is acknowledged once it is committed, so a commit waits for the disk.
-    connection.execute('PRAGMA synchronous = FULL')
+    try:
+        _check_format(connection, path)
+        connection.execute('PRAGMA journal_mode = WAL')
+        # An event is acknowledged once it is committed, so a commit waits for the disk.
+        connection.execute('PRAGMA synchronous = FULL')
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def _check_format(connection: sqlite3.Connection, path: Path) -> None:
+    version = _format_of(connection)
+    if version not in (0, _FORMAT):
+        msg = f'{str(path)!r} has format {version}, expected {_FORMAT}; use the edge_vision that wrote it'
+        raise ConfigurationError(msg)
+
+
+def _format_of(connection: sqlite3.Connection) -> int:
+    """Return the format of a database; 0 is a new one."""
+    (version,) = connection.execute('PRAGMA user_version').fetchone()
+    return int(version)
 
 
 def _make_directory(path: Path) -> None:

@@ -41,7 +41,7 @@ _REASONS = {
     0x8E: 'session taken over: another client uses the same client.id',
     0x90: 'topic name invalid; check topic_prefix and device_id',
     0x93: 'too many messages in flight',
-    0x95: 'packet too large; lower max_payload_bytes',
+    0x95: 'packet too large',
     0x96: 'message rate too high; set max_events_per_second',
     0x97: 'quota exceeded; check what the broker allows, or set max_events_per_second',
     0x98: 'administrative action',
@@ -56,6 +56,7 @@ _TLS_REMEDIES = {
     **dict.fromkeys((62, 64), 'set broker.host to a name that is in it'),
 }
 _TLS_ALERT = re.compile(r'failed to receive on socket: \[SSL: \w+\] (.*?)(?: \(_ssl.*)?$')
+_EVENT_TOO_LARGE = 'the event is larger than the broker takes; raise its message_size_limit'
 _V3_REASONS = {1: _UNSUPPORTED_VERSION, 2: 0x85, 3: 0x88, 4: 0x86, 5: 0x87}
 
 
@@ -67,6 +68,10 @@ class MessageRefusedError(BrokerError):
     """The broker does not take an event or its picture."""
 
 
+class TooLargeError(BrokerError):
+    """The broker gives a connection up over a message that is too large for it."""
+
+
 class OddAnswerError(BrokerError):
     """The broker answers with something that MQTT does not allow."""
 
@@ -76,10 +81,11 @@ class NoAnswerError(BrokerError):
 
 
 class _Sent(NamedTuple):
-    """A message on its way: of which event, how large its picture is (0: it is none), and since when."""
+    """A message on its way: of which event, how large, whether it is the picture, and since when."""
 
     seq: int | None
-    picture: int
+    size: int
+    is_picture: bool
     at: float
 
 
@@ -108,7 +114,7 @@ class Connection:
         self._settings = settings
         self._wake = wake
         self.goodbye = 0  # why the broker has ended the connection; 0: it did not say
-        self.largest_taken = 0  # bytes of the largest picture that the broker has taken
+        self.largest_event_taken = self.largest_picture_taken = 0  # bytes
         self._answer: int | None = None
         self._trouble = ''
         self.window = Window(settings.max_in_flight)
@@ -149,13 +155,17 @@ class Connection:
         self, topic: str, payload: bytes, seq: int | None, *, retain: bool = False, is_picture: bool = False
     ) -> int:
         """Send a message and return its packet id; with ``seq`` it belongs to an event that `expect` announced."""
-        sent = _Sent(seq, len(payload) if is_picture else 0, time.monotonic())
+        sent = _Sent(seq, len(payload), is_picture, time.monotonic())
         info = self._client.publish(topic, payload, qos=1, retain=retain)
         self._check(info.rc)
         self._in_flight[info.mid] = sent
         if seq is not None and is_picture:
             self._outstanding[seq] += 1
         return info.mid
+
+    def awaits(self, mid: int) -> bool:
+        """Whether the broker has not answered a message yet."""
+        return mid in self._in_flight
 
     def ask_for(self, mid: int) -> None:
         """Have the answer to a message kept for `answer` instead of acting on it."""
@@ -168,11 +178,15 @@ class Connection:
     def refuse(self, seq: int, code: int) -> None:
         """Give an event up for this connection."""
         self._outstanding.pop(seq, None)
-        self._refused.append((seq, f'{self.refusal_of("an event", code)}; it waits for the next connection'))
+        reason = _EVENT_TOO_LARGE if code == TOO_LARGE else reason_of(code)
+        self._refused.append((seq, f'{self._refusal("an event", reason)}; it waits for another connection'))
 
     def refusal_of(self, what: str, code: int) -> str:
         """Describe a message that the broker does not take."""
-        return str(self._error(f'it refuses {what}: {reason_of(code)}'))
+        return self._refusal(what, reason_of(code))
+
+    def _refusal(self, what: str, reason: str) -> str:
+        return str(self._error(f'it refuses {what}: {reason}'))
 
     def take_refused(self) -> list[tuple[int, str]]:
         """Take the places in the spool of all that was given up since the last call, with the reason."""
@@ -319,14 +333,16 @@ class Connection:
             self._count(sent, taken=code < REFUSED)
         elif sent.seq is None:  # availability and statistics are worth a line, not the connection
             _log.warning('mqtt: %s', self.refusal_of('a message', code))
-        elif code in {TOO_LARGE, BAD_FORMAT} and not sent.picture:
+        elif code in {TOO_LARGE, BAD_FORMAT} and not sent.is_picture:
             self.refuse(sent.seq, code)
         else:
             self.refusal = self.refusal_of('a message', code)
 
     def _count(self, sent: _Sent, *, taken: bool) -> None:
-        if taken:
-            self.largest_taken = max(self.largest_taken, sent.picture)
+        if taken and sent.is_picture:
+            self.largest_picture_taken = max(self.largest_picture_taken, sent.size)
+        elif taken and sent.seq is not None:
+            self.largest_event_taken = max(self.largest_event_taken, sent.size)
         if sent.seq in self._outstanding:
             self._outstanding[sent.seq] -= 1
             if self._outstanding[sent.seq] == 0:

@@ -1,4 +1,4 @@
-"""What of the spool goes next, and when: order, rate limits and how much may be on its way."""
+"""What of the spool goes next, and when: order, rate limits, how much may be on its way and how large it may be."""
 
 from __future__ import annotations
 
@@ -99,6 +99,50 @@ class RateLimit:
     def spend(self, amount: float) -> None:
         """Count what went; what is larger than the rest is paid for by waiting afterwards."""
         self._level -= amount
+
+
+class SizeLimit:
+    """The largest message of a kind that the broker takes, as far as it has shown.
+
+    Args:
+        largest: What it takes until it shows otherwise, bytes.
+
+    """
+
+    _PATIENCE = 3  # connections lost without a word over one message before it counts as too large
+
+    def __init__(self, largest: int) -> None:
+        self.largest = self._at_first = largest
+        self._suspect = (0, 0)  # a place in the spool, and how many connections its message may have cost
+        self._in_question = False
+
+    def suspects(self, seq: int) -> bool:
+        """Whether a message at this place in the spool may have cost a connection."""
+        return self._suspect[0] == seq and self._suspect[1] > 0
+
+    def refuses(self, seq: int, *, said_so: bool, silent: bool) -> bool:
+        """Learn that a connection was lost over a message; return whether that is too large.
+
+        Args:
+            seq: The message's place in the spool.
+            said_so: The broker gave that as its reason.
+            silent: It gave none at all.
+
+        """
+        self._in_question = True
+        lost = (self._suspect[1] if self._suspect[0] == seq else 0) + silent
+        too_large = said_so or lost >= self._PATIENCE
+        self._suspect = (seq, 0 if too_large else lost)
+        return too_large
+
+    def forget(self) -> None:
+        """Begin anew with the next connection, unless this one was lost over the size of a message.
+
+        A broker that comes back may have been given another limit.
+        """
+        if not self._in_question:
+            self.largest = self._at_first
+        self._in_question = False
 
 
 class Window:

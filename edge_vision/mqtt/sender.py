@@ -27,9 +27,10 @@ from .connection import (
     MessageRefusedError,
     NoAnswerError,
     OddAnswerError,
+    TooLargeError,
     reason_of,
 )
-from .pacing import RateLimit, SendQueue
+from .pacing import RateLimit, SendQueue, SizeLimit
 from .settings import PROTOCOLS, BrokerSettings
 
 _log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ _FIRST_RETRY, _LAST_RETRY = 0.2, 30.0  # s
 _STABLE_AFTER = 5.0  # s; a connection that lasted this long starts the back-off anew
 _HOUSEKEEPING = 1.0  # s between looks at keep-alive and clocks while nothing happens
 _SMALLEST_PICTURE = 1024  # bytes; less shows nothing
-_PATIENCE = 3  # connections lost over one picture before it is made smaller
+_LARGEST_EVENT = 1 << 28  # bytes; more is no MQTT packet
 
 
 class SenderState(NamedTuple):
@@ -53,7 +54,7 @@ class SenderState(NamedTuple):
         resent: Events sent again because a connection broke before their acknowledgement.
         bytes_sent: Bytes of all topics and payloads sent, those sent again included.
         connects: Connections made.
-        held_back: Events that the broker refuses for good; they wait and are tried once per connection.
+        held_back: Events that the broker refuses for good; they wait and are tried again in another connection.
         pictures_refused: Pictures that the broker refused and that were made smaller or left out.
 
     """
@@ -112,8 +113,8 @@ class Sender:
         self._delivered: dict[int, None] = {}  # acknowledged and not yet deleted, in order
         self._interrupted: set[int] = set()
         self._held_back: dict[int, str] = {}  # place in the spool -> what is wrong
-        self._largest_picture = settings.max_payload_bytes
-        self._suspect = (0, 0)  # a place in the spool, and how many connections its picture may have cost
+        self._picture_limit = SizeLimit(settings.max_payload_bytes)
+        self._event_limit = SizeLimit(_LARGEST_EVENT)
         self._events_sent = self._resent = self._bytes_sent = self._connects = self._pictures_refused = 0
         self._event_rate = RateLimit(settings.max_events_per_second)
         self._byte_rate = RateLimit(settings.max_bytes_per_second)
@@ -209,6 +210,7 @@ class Sender:
             self._connected.clear()
             self._collect(connection)  # the last acknowledgements may have come with the loss
             self._interrupted.update(connection.unsettled)
+            self._event_limit.forget()
             self._connection = None
             connection.close()
 
@@ -258,14 +260,16 @@ class Sender:
         """Send a picture and then its event, so that whoever reads the event finds the picture."""
         self._event_rate.spend(1)
         self._resent += stored.seq in self._interrupted
-        connection.expect(stored.seq)
-        event = self._send_picture(connection, stored).encode()
         topic = self._topics.events
-        if len(event) > connection.room_for(topic):
+        if len(stored.event.encode()) > min(self._event_limit.largest, connection.room_for(topic)):
             connection.refuse(stored.seq, TOO_LARGE)
             return
+        connection.expect(stored.seq)
+        event = self._send_picture(connection, stored).encode()
         self._await(connection, lambda: connection.has_room)
-        self._publish(connection, topic, event, stored.seq)
+        mid = self._publish(connection, topic, event, stored.seq)
+        if len(event) > connection.largest_event_taken:
+            self._await_event(connection, mid, stored.seq, len(event))
 
     def _send_picture(self, connection: Connection, stored: StoredEvent) -> str:
         """Send a picture, made as small as the broker wants it; return the event that tells the truth about it.
@@ -275,14 +279,14 @@ class Sender:
         """
         topic = self._topics.evidence(stored.id)
         while True:
-            limit = min(self._largest_picture, connection.room_for(topic))
+            limit = min(self._picture_limit.largest, connection.room_for(topic))
             event, picture = _fitted(stored, topic, limit if limit >= _SMALLEST_PICTURE else 0)
             if not picture:
                 return event
             mid = self._publish(connection, topic, picture, stored.seq, is_picture=True)
-            if len(picture) <= connection.largest_taken:
+            if len(picture) <= connection.largest_picture_taken:
                 return event
-            answer = self._answer(connection, stored.seq, mid, len(picture))
+            answer = self._answer_to_picture(connection, mid, stored.seq, len(picture))
             if answer < REFUSED:
                 return event
             if answer == BAD_FORMAT:
@@ -292,26 +296,50 @@ class Sender:
                 raise MessageRefusedError(connection.refusal_of(topic, answer))
             self._make_smaller(len(picture))
 
-    def _answer(self, connection: Connection, seq: int, mid: int, size: int) -> int:
-        """Wait for the answer to a picture, and suspect the picture where the connection is lost meanwhile."""
+    def _answer_to_picture(self, connection: Connection, mid: int, seq: int, size: int) -> int:
         connection.ask_for(mid)
         try:
-            self._await(connection, lambda: connection.answer(mid) is not None)
-        except BrokerError as error:
-            lost = self._suspect[1] if self._suspect[0] == seq else 0
-            lost += not (connection.goodbye or isinstance(error, MessageRefusedError))  # without a reason of its own
-            # What MQTT does not allow is how mosquitto answers a message above its message_size_limit.
-            said_so = connection.goodbye == TOO_LARGE or isinstance(error, OddAnswerError)
-            if said_so or lost >= _PATIENCE:
-                self._make_smaller(size)
-                lost = 0
-            self._suspect = (seq, lost)
+            self._await_answer(connection, mid, seq, self._picture_limit)
+        except TooLargeError:
+            self._make_smaller(size)
             raise
         return connection.answer(mid) or ACCEPTED
 
+    def _await_event(self, connection: Connection, mid: int, seq: int, size: int) -> None:
+        """Send no more before the largest event yet has arrived: the one that costs the connection must be known."""
+        # A connection that takes no event at all is lost over something else than the size of this one.
+        silence_counts = connection.largest_event_taken > 0 or self._event_limit.suspects(seq)
+        try:
+            self._await_answer(connection, mid, seq, self._event_limit, silence_counts=silence_counts)
+        except TooLargeError:
+            self._event_limit.largest = size - 1
+            self._retry = _FIRST_RETRY
+            _log.warning('mqtt: the broker takes no event of %d bytes; such events wait', size)
+            raise
+
+    def _await_answer(
+        self, connection: Connection, mid: int, seq: int, limit: SizeLimit, *, silence_counts: bool = True
+    ) -> None:
+        """Wait for the answer to a message, and suspect the message where the connection is lost meanwhile.
+
+        Raises:
+            TooLargeError: The connection is lost, as the message is too large.
+            BrokerError: The connection is lost, or there is no more time.
+
+        """
+        try:
+            self._await(connection, lambda: not connection.awaits(mid))
+        except BrokerError as error:
+            silent = silence_counts and not (connection.goodbye or isinstance(error, MessageRefusedError))
+            # What MQTT does not allow is how mosquitto answers a message above its message_size_limit.
+            said_so = connection.goodbye == TOO_LARGE or isinstance(error, OddAnswerError)
+            if limit.refuses(seq, said_so=said_so, silent=silent):
+                raise TooLargeError(str(error)) from error
+            raise
+
     def _make_smaller(self, refused: int) -> None:
         self._pictures_refused += 1
-        self._largest_picture = refused // 2
+        self._picture_limit.largest = refused // 2
         self._retry = _FIRST_RETRY
         _log.warning('mqtt: the broker takes no picture of %d bytes; they are made smaller from now on', refused)
 

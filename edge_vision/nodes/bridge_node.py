@@ -76,7 +76,7 @@ class BridgeNode(Node):
         self._waiting = Waiting(EVENTS_WAITING, FRAME_BYTES_WAITING)
         self._events = self._without_picture = self._malformed = self._bytes_captured = 0
         self._oldest_age = 0.0
-        self._recent: dict[str, RecentImages] = {}
+        self._recent: dict[str, RecentImages | None] = {}  # None: a name that two cameras have
         self._closing = threading.Event()
         self.create_service(Trigger, '~/is_connected', self._on_is_connected)
         for topic in self._params.image_topics:
@@ -89,7 +89,7 @@ class BridgeNode(Node):
         self._cleanup.callback(Worker('bridge-spool', self._store).join)
         self._cleanup.callback(Worker('bridge-watch', self._watch_spool).join)
         self._cleanup.callback(self._closing.set)
-        for recent in self._recent.values():
+        for recent in filter(None, self._recent.values()):
             self._cleanup.callback(recent.close)
         self._cleanup.callback(self._waiting.close)
         self._cleanup.callback(diagnostics.publish_health(self, self._health))
@@ -120,8 +120,9 @@ class BridgeNode(Node):
         self.create_subscription(Image, topic, recent.put, IMAGES, qos_overriding_options=qos.overridable())
         # An event names its camera by the namespace of its detections: beside the images, remapped or not.
         asked_for = expand_topic_name(topic, self.get_name(), self.get_namespace())
-        for name in (self.resolve_topic_name(topic), asked_for):
-            self._recent[name.rpartition('/')[0].strip('/') or 'camera'] = recent
+        names = (self.resolve_topic_name(topic), asked_for)
+        for camera in {name.rpartition('/')[0].strip('/') or 'camera' for name in names}:
+            self._recent[camera] = None if camera in self._recent else recent
 
     def _on_event(self, msg: String) -> None:
         try:
@@ -222,7 +223,7 @@ class BridgeNode(Node):
             return None, 'the frame was no longer held'
         recent = self._recent.get(event.camera)
         if recent is None:
-            return None, f'no topic in image_topics is of camera {event.camera!r}'
+            return None, f'image_topics does not say which images are of camera {event.camera!r}'
         msg = recent.find(event.stamp_ns, deadline)
         try:
             return (frame_from_msg(msg), '') if msg else (None, 'the frame was no longer held')
@@ -282,6 +283,12 @@ class BridgeNode(Node):
         if self._spool.set_aside:
             kept = f'a damaged spool was set aside as {self._spool.set_aside}; look at it and delete it'
             return diagnostics.Health(diagnostics.WARN, kept, figures)
+        if state.held_back:
+            held_back = f'{state.held_back} events are held back: {state.last_error}'
+            return diagnostics.Health(diagnostics.WARN, held_back, figures)
+        if not self._composed and not self.count_publishers('events'):
+            unheard = 'hears of no decision that publishes events; start one, or all processes anew (docs/dds.md)'
+            return diagnostics.Health(diagnostics.WARN, unheard, figures)
         return diagnostics.Health(diagnostics.OK, 'connected', figures)
 
 

@@ -186,6 +186,8 @@ class CameraNode(Node):
             'captured': self._captured,
             'fps': fps,
             'lost': self._lost,
+            'replaced': getattr(self._source, 'replaced', 0),
+            'discarded': getattr(self._source, 'discarded', 0),
         }
         return diagnostics.Health(level, message, figures)
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
-from mqtt_broker import Consumer, free_port
+from mqtt_broker import Consumer, Mosquitto, free_port
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -180,10 +180,33 @@ def test_camera_whose_images_have_another_name_is_known(make_bridge, mosquitto, 
     spin_until(lambda: len(consumer.payloads('evidence')) == 2)
 
 
+def test_camera_whose_images_cannot_be_told_from_anothers_has_no_picture(
+    make_bridge, mosquitto, decision, consumer, spin_until
+):
+    names = {'left/image_raw': '/cell/image_left', 'right/image_raw': '/cell/image_right'}
+    remapped = [word for name, other in names.items() for word in ('-r', f'{name}:={other}')]
+    make_bridge(mosquitto.port, parameters={'image_topics': list(names)}, cli_args=['--ros-args', *remapped])
+    pubs = [decision.create_publisher(Image, name, qos.EACH) for name in names.values()]
+    spin_until(lambda: all(pub.get_subscription_count() for pub in (*pubs, decision.events_pub)))
+    stamp_ns = time.time_ns()
+    pubs[0].publish(image_to_msg(frame(stamp_ns)))
+    ambiguous, left = (replace(event(stamp_ns), camera=camera) for camera in ('cell', 'left'))
+    for each in (ambiguous, left):
+        decision.events_pub.publish(String(data=each.to_json()))
+    spin_until(lambda: told_of(consumer, ambiguous.id) and told_of(consumer, left.id))
+    assert told_of(consumer, ambiguous.id)['reason'] == "image_topics does not say which images are of camera 'cell'"
+    assert told_of(consumer, left.id)['kind'] == 'crop'
+
+
+def test_cameras_of_one_namespace_are_refused(make_bridge):
+    with pytest.raises(ConfigurationError, match='one namespace per camera, such as left/image_raw'):
+        make_bridge(free_port(), parameters={'image_topics': ['image_left', 'image_right']})
+
+
 @pytest.mark.parametrize(
     ('changes', 'reason'),
     [
-        ({'camera': 'left'}, "no topic in image_topics is of camera 'left'"),
+        ({'camera': 'left'}, "image_topics does not say which images are of camera 'left'"),
         ({'image': (320, 240)}, 'the image is of (640, 480), the detections of (320, 240)'),
         ({'bbox': BBox(900.0, 900.0, 10.0, 10.0)}, 'the frame could not be encoded'),
     ],
@@ -340,6 +363,27 @@ def test_bytes_kept_at_home_and_what_it_would_cost_to_send_them_are_counted(
     sent = int(figures(decision)['bytes_sent'])
     cost = (0.04 * captured - sent) / 1e9 * 1000.0
     assert float(figures(decision)['estimated_cost_avoided']) == pytest.approx(cost, abs=1e-3)
+
+
+def test_event_that_the_broker_does_not_take_is_a_warning_with_the_reason(make_bridge, decision, spin_until, tmp_path):
+    with Mosquitto(tmp_path, extra='message_size_limit 3000') as broker:
+        bridge = make_bridge(broker.port, composed=True)
+        bridge.accept(replace(event(time.time_ns(), 'none'), reason='x' * 4000), None)
+        bridge.accept(event(time.time_ns(), 'none'), None)
+        spin_until(lambda: figures(decision).get('events_sent') == '1' and figures(decision)['held_back'] == '1')
+        status = decision.reports[-1].status[0]
+        assert status.level == b'\x01'
+        assert 'larger than the broker takes; raise its message_size_limit' in status.message
+
+
+def test_bridge_that_hears_of_no_decision_is_a_warning(make_bridge, make_node, mosquitto, spin_until):
+    make_bridge(mosquitto.port)
+    listener, reports = make_node(node_name='listener'), []
+    listener.create_subscription(DiagnosticArray, '/diagnostics', lambda msg: reports.append(msg.status[0]), 10)
+    spin_until(lambda: reports and 'hears of no decision' in reports[-1].message)
+    assert reports[-1].level == b'\x01'
+    listener.create_publisher(String, 'events', qos.EVENTS)
+    spin_until(lambda: reports[-1].level == b'\x00')
 
 
 def test_event_that_is_told_twice_is_one_event(make_bridge, mosquitto, consumer, decision, spin_until):

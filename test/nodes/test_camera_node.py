@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
+from motion_jpeg import Camera, serving
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Bool, String
 
@@ -123,6 +124,20 @@ def test_source_that_is_lost_is_opened_again_for_ever(make_camera, pictures, lis
 
 def value_of(report, key):
     return next(pair.value for pair in report.status[0].values if pair.key == key)
+
+
+def test_pictures_that_piled_up_on_the_network_are_counted(make_camera, listen, spin_until):
+    reports, images = listen(DiagnosticArray, '/diagnostics'), listen(Image, 'image_raw')
+    camera = Camera()
+    with serving(camera.pictures) as url:
+        make_camera(video_device=url)
+        spin_until(lambda: len(images) >= 10)
+        camera.up.clear()
+        behind = camera.taken + 10
+        spin_until(lambda: camera.taken >= behind)
+        camera.up.set()
+        spin_until(lambda: reports and int(value_of(reports[-1], 'discarded')) >= 5)
+        assert reports[-1].status[0].level == b'\x00'
 
 
 def test_end_of_a_folder_is_said_and_nothing_is_repeated(make_camera, listen, spin_until):
