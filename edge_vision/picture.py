@@ -52,7 +52,8 @@ class PictureWatch:
             image: BGR pixels, shape (height, width, 3), with any strides; the size may change between pictures.
 
         """
-        samples = cv2.cvtColor(cv2.resize(image, GRID, interpolation=cv2.INTER_NEAREST), cv2.COLOR_BGR2GRAY)
+        pixels = image if image.size > 3 else image.repeat(2, axis=1)  # OpenCV 4.5 does not resize a single one
+        samples = cv2.cvtColor(cv2.resize(pixels, GRID, interpolation=cv2.INTER_NEAREST), cv2.COLOR_BGR2GRAY)
         picture = Picture(self._has_changed(image, samples), contrast(samples))
         self._before = image, samples
         return picture

@@ -1,8 +1,8 @@
 """The memory that the CPU hands to the GPU's kernels and gets back from them; `kernels.cu` has the other side.
 
-**Staged**, for each frame, in one piece so that it goes up in one copy: the job, the levels, a tap for every column
-and every row of the network input, the picture. **Result**, in one piece so that it comes back in one copy: the
-header, the positions of the anchors that passed, and their numbers.
+**Staged**, for each frame, in one piece so that it goes up in one copy: the tables (the job, the levels, a tap for
+every column and every row of the network input) and the picture, which a GPU may also read where it is. **Result**, in
+one piece so that it comes back in one copy: the header, the positions of the anchors that passed, and their numbers.
 
 The taps are what ``cv2.resize(..., INTER_LINEAR)`` computes with on bytes: positions in double precision, the
 distance to the left neighbour in single precision, weights of 2048. With its integer arithmetic in the kernel the

@@ -2,14 +2,15 @@
 
 What differs is asked of the library itself, never of its version number:
 
-======================  ================  ===========  ==============  ====
-                        8.6, 10           11           RTX             lean
-======================  ================  ===========  ==============  ====
-``can_build``           yes               yes          yes, any host   no
-``strongly_typed``      no, by flags      yes          yes             yes
-``has_timing_cache``    yes               yes          no              no
-``has_progress``        10                yes          yes             no
-======================  ================  ===========  ==============  ====
+========================  =======  =======  =======  ==============  ====
+                          8.6      10       11       RTX             lean
+========================  =======  =======  =======  ==============  ====
+``can_build``             yes      yes      yes      yes, any host   no
+``strongly_typed``        no       yes      yes      yes             yes
+``has_precision_flags``   yes      yes      no       no              no
+``has_timing_cache``      yes      yes      yes      no              no
+``has_progress``          no       yes      yes      yes             no
+========================  =======  =======  =======  ==============  ====
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Api:
         version: Its version, such as '10.3.0'.
         module: What was imported.
         can_build: It has a builder and an ONNX parser.
-        strongly_typed: Every tensor has the type that the model gives it; precision is not an option of the builder.
+        strongly_typed: Every tensor can be held to the type that the model gives it.
+        has_precision_flags: The builder can be left to choose between precisions.
         has_progress: The builder tells how far it is.
         has_timing_cache: The builder remembers what it timed.
 
@@ -57,6 +59,7 @@ class Api:
     module: ModuleType
     can_build: bool
     strongly_typed: bool
+    has_precision_flags: bool
     has_progress: bool
     has_timing_cache: bool
 
@@ -124,12 +127,15 @@ def numbers(version: str) -> tuple[int, ...]:
 def describe(name: str, module: ModuleType) -> Api:
     """Ask a library what it can do."""
     can_build = hasattr(module, 'Builder') and hasattr(module, 'OnnxParser')
+    has_flags = hasattr(module.BuilderFlag, 'FP16')
+    creation = getattr(module, 'NetworkDefinitionCreationFlag', None)
     return Api(
         name=name,
         version=str(module.__version__),
         module=module,
         can_build=can_build,
-        strongly_typed=not hasattr(module.BuilderFlag, 'FP16'),
+        strongly_typed=not has_flags or hasattr(creation, 'STRONGLY_TYPED'),
+        has_precision_flags=has_flags,
         has_progress=can_build and hasattr(module, 'IProgressMonitor'),
         has_timing_cache=can_build and name == 'tensorrt',  # TensorRT-RTX times nothing: it compiles where it runs
     )

@@ -150,7 +150,7 @@ def make_builder(api: Api, logger: Any) -> Any:
 
 
 def parse(model: Path, options: BuildOptions, api: Api, builder: Any, logger: Any) -> tuple[Any, Any]:
-    """Read the model into a network, converted to the precision first where the library is strongly typed.
+    """Read the model into a network, converted to the precision first unless the builder chooses it.
 
     Returns:
         The network and the parser, which must outlive it.
@@ -160,10 +160,10 @@ def parse(model: Path, options: BuildOptions, api: Api, builder: Any, logger: An
         ModelError: TensorRT does not take the model.
 
     """
-    content = model.read_bytes()
-    if options.precision == 'int8' or (options.precision == 'fp16' and api.strongly_typed):
-        content = converted(model, options)
-    flag = 'STRONGLY_TYPED' if api.strongly_typed else 'EXPLICIT_BATCH'
+    by_flags = precision_by_flags(options, api)
+    as_it_is = options.precision == 'fp32' or (options.precision == 'fp16' and by_flags)
+    content = model.read_bytes() if as_it_is else converted(model, options)
+    flag = 'EXPLICIT_BATCH' if by_flags else 'STRONGLY_TYPED'
     bit = getattr(api.module.NetworkDefinitionCreationFlag, flag, None)  # newer ones know nothing else
     network = builder.create_network(0 if bit is None else 1 << int(bit))
     parser = api.module.OnnxParser(network, logger)
@@ -176,6 +176,14 @@ def parse(model: Path, options: BuildOptions, api: Api, builder: Any, logger: An
             'expected one of each, as ultralytics exports YOLOv8 detection'
         )
     return network, parser
+
+
+def precision_by_flags(options: BuildOptions, api: Api) -> bool:
+    """Tell whether the builder chooses the precision: where nothing else is known, and for an accelerator.
+
+    DLA is documented with flags where there are any; later libraries hold its networks to their types, too.
+    """
+    return api.has_precision_flags and (options.dla_core >= 0 or not api.strongly_typed)
 
 
 def converted(model: Path, options: BuildOptions) -> bytes:
@@ -244,7 +252,7 @@ def configure(options: BuildOptions, api: Api, builder: Any, network: Any, shape
     config = builder.create_builder_config()
     if options.workspace:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
-    if not api.strongly_typed:
+    if precision_by_flags(options, api):
         for flag in typing_flags(options.precision, half_input=source.dtype == trt.float16):
             config.set_flag(getattr(trt.BuilderFlag, flag))
     if options.dla_core >= 0:
@@ -258,7 +266,7 @@ def configure(options: BuildOptions, api: Api, builder: Any, network: Any, shape
 
 
 def typing_flags(precision: str, *, half_input: bool) -> tuple[str, ...]:
-    """Name the builder's flags for a precision, where it has flags for that."""
+    """Name the builder's flags for a precision."""
     if precision == 'int8':
         return ('INT8', 'FP16')  # what is not quantised is computed in half precision
     return ('FP16',) if precision == 'fp16' or half_input else ()

@@ -27,7 +27,7 @@ from .device import Device
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # goes up when the same options give another engine
+FORMAT = 2  # goes up when the same options give another engine
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import ConfigurationError, RuntimeUnavailable
 from ..runtimes import PRECISIONS, Options, Runtime, open_runtime
-from . import BuildOptions, CachedEngine, obtain, prepare
+from . import BuildOptions, CachedEngine, Preparation
 
 BAR = 30  # characters
 
@@ -44,12 +44,14 @@ def run(args: argparse.Namespace) -> int:
         EdgeVisionError: The engine cannot be built, or differs too much from its model.
 
     """
-    options = build_options(args)
     show = Bar()
-    engine = obtain(args.model, options, place=args.output, force=args.force, progress=show)
+    preparation = Preparation.of(args.model, build_options(args), args.output, show)
+    engine = preparation.obtain(force=args.force)
     show.end()
     sys.stdout.write('\n'.join(summary(engine)) + '\n')
-    sys.stdout.write(validation(args, options) + '\n')
+    verdict = validation(args, preparation, engine)
+    show.end()  # one that does not open was built anew
+    sys.stdout.write(verdict + '\n')
     return 0
 
 
@@ -73,7 +75,7 @@ def build_options(args: argparse.Namespace) -> BuildOptions:
     )
 
 
-def validation(args: argparse.Namespace, options: BuildOptions) -> str:
+def validation(args: argparse.Namespace, preparation: Preparation, engine: CachedEngine) -> str:
     """Compare the engine with its model where this machine can run it.
 
     Returns:
@@ -81,14 +83,16 @@ def validation(args: argparse.Namespace, options: BuildOptions) -> str:
 
     Raises:
         ModelError: The engine differs too much.
+        RuntimeUnavailable: Nothing here runs the model in fp32.
 
     """
     if args.no_validation:
         return 'not validated, as asked'
     try:
-        engine = prepare(args.model, options, open_engine=open_engine, pictures=args.calibration, place=args.output)
+        engine = preparation.opened(engine, open_engine)
     except RuntimeUnavailable as error:
         return f'NOT VALIDATED  nothing here can run it: {error.__cause__ or error}'
+    engine = preparation.judged(engine, args.calibration)
     return f'validated      {engine.side_car["validation"]["summary"]}'
 
 
@@ -135,3 +139,4 @@ class Bar:
         """Leave the line."""
         if self.shown and sys.stderr.isatty():
             sys.stderr.write('\n')
+        self.shown = False

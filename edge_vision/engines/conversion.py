@@ -1,4 +1,4 @@
-"""Makes an ONNX model compute in half precision or in 8-bit integers, for builders that take the types as they are.
+"""Makes an ONNX model compute in half precision or in 8-bit integers; the builder is held to its types.
 
 What follows the last convolutions (the decoding of boxes and scores) stays in fp32: half precision knows pixels above
 512 only to half a pixel, and one 8-bit scale for boxes up to 640 and scores up to 1 leaves nothing of the scores,

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,22 +46,41 @@ class Wanted(NamedTuple):
 def this_device() -> Device | None:
     """Return the GPU of this machine; None where there is none that works."""
     try:
-        from ..cuda import device  # noqa: PLC0415  cuda takes `Device` from here
-
-        return device()
-    except (ImportError, RuntimeUnavailable) as error:
+        return find_device()
+    except RuntimeUnavailable as error:
         log.debug('no GPU: %s', error)
         return None
 
 
-def machine() -> tuple[Api, Device | None]:
-    """Return the library that builds here, and the GPU.
+def find_device() -> Device:
+    """Return the GPU of this machine.
 
     Raises:
-        RuntimeUnavailable: There is no such library, or it does not know the GPU.
+        RuntimeUnavailable: There is none that works, or cuda-python is not installed.
 
     """
-    api, device = find(to_build=True), this_device()
+    try:
+        from ..cuda import device  # noqa: PLC0415  cuda takes `Device` from here
+    except ImportError as error:
+        raise RuntimeUnavailable(
+            f'cuda-python is not installed (no {error.name}), see requirements/tensorrt.txt'
+        ) from error
+    return device()
+
+
+def machine() -> tuple[Api, Device | None]:
+    """Return the library that builds here, and the GPU; None only where the library builds for any.
+
+    Raises:
+        RuntimeUnavailable: There is no such library, or it does not know the GPU or needs one.
+
+    """
+    api, device = find(to_build=True), None
+    try:
+        device = find_device()
+    except RuntimeUnavailable as error:
+        if api.name != 'tensorrt_rtx':
+            raise RuntimeUnavailable(f'{api} builds for the GPU that is here, and sees none: {error}') from error
     check_device(api, device)
     return api, device
 
@@ -121,54 +141,101 @@ def as_onnx(model: Path, options: BuildOptions, *, may_export: bool = True) -> P
     return target
 
 
-def obtain(
-    model: Path,
-    options: BuildOptions = DEFAULTS,
-    *,
-    place: Path | None = None,
-    force: bool = False,
-    progress: Progress | None = None,
-) -> CachedEngine:
-    """Find the engine of a model, or build it; of several processes that want the same one, one builds.
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What makes the engine of a model usable, in three steps: `obtain`, `opened`, `judged`.
 
-    Args:
-        model: .onnx, or .pt where ultralytics is installed.
-        options: What the engine is to be.
-        place: File to keep it in; None: the cache directory.
-        force: Build it anew.
+    Attributes:
+        api: What builds it.
+        want: Which one it is.
+        options: What it is to be.
         progress: Told what is being done and how much of it is done.
 
-    Raises:
-        ConfigurationError: The options do not go with the model, or the directory cannot be written.
-        ModelError: The model is not usable.
-        RuntimeUnavailable: TensorRT is not there or cannot build on this machine.
-
     """
-    api, device = machine()
-    return obtain_from(api, wanted(model, options, api, device, place), options, force=force, progress=progress)
 
+    api: Api
+    want: Wanted
+    options: BuildOptions
+    progress: Progress | None = None
 
-def obtain_from(
-    api: Api, want: Wanted, options: BuildOptions, *, force: bool = False, progress: Progress | None = None
-) -> CachedEngine:
-    """Find an engine, or build it with this library."""
-    with cache.locked(want.path):
-        engine, reason = cache.look(want.path, want.identity)
-        if engine is not None and not force:
-            return engine
-        check_place(want.path, force=force)
-        log.info(
-            'building %s (%s, %s) with %s: %s; on a Jetson this takes minutes',
-            want.path,
-            want.name,
-            options.precision,
-            api,
-            reason or 'asked to build it anew',
-        )
-        timing_cache = engine_directory() / timing_cache_name(want.identity)
-        plan, report = build(want.model, options, api, progress=progress, timing_cache=timing_cache)
-        log.info('built in %.1f s, at most %d MiB of memory', report.seconds, report.peak_memory >> 20)
-        return cache.store(want.path, plan, want.identity, want.model, report, want.name)
+    @classmethod
+    def of(
+        cls, model: Path, options: BuildOptions = DEFAULTS, place: Path | None = None, progress: Progress | None = None
+    ) -> Preparation:
+        """Tell which engine a model needs on this machine; `machine` and `wanted` say what is taken and raised."""
+        api, device = machine()
+        return cls(api, wanted(model, options, api, device, place), options, progress)
+
+    def obtain(self, *, force: bool = False) -> CachedEngine:
+        """Find the engine, or build it; of several processes that want the same one, one builds.
+
+        Args:
+            force: Build it anew.
+
+        Raises:
+            ConfigurationError: The options do not go with the model, or the directory cannot be written.
+            ModelError: TensorRT does not take the model.
+            RuntimeUnavailable: TensorRT cannot build on this machine.
+
+        """
+        want = self.want
+        with cache.locked(want.path):
+            engine, reason = cache.look(want.path, want.identity)
+            if engine is not None and not force:
+                return engine
+            check_place(want.path, force=force)
+            log.info(
+                'building %s (%s, %s) with %s: %s; on a Jetson this takes minutes',
+                want.path,
+                want.name,
+                self.options.precision,
+                self.api,
+                reason or 'asked to build it anew',
+            )
+            timing_cache = engine_directory() / timing_cache_name(want.identity)
+            plan, report = build(want.model, self.options, self.api, progress=self.progress, timing_cache=timing_cache)
+            log.info('built in %.1f s, at most %d MiB of memory', report.seconds, report.peak_memory >> 20)
+            return cache.store(want.path, plan, want.identity, want.model, report, want.name)
+
+    def opened(self, engine: CachedEngine, open_engine: Callable[[Path], Runtime]) -> CachedEngine:
+        """Open the engine; one that does not open is built anew, once.
+
+        Returns:
+            The engine, with what ``open_engine`` made of it in ``runtime``.
+
+        Raises:
+            EdgeVisionError: What ``open_engine`` or `obtain` raises.
+
+        """
+        try:
+            runtime = open_engine(engine.path)
+        except ModelError as error:
+            log.warning('%s does not open, building it anew: %s', engine.path, error)
+            engine = self.obtain(force=True)
+            runtime = open_engine(engine.path)
+        return dataclasses.replace(engine, runtime=runtime)
+
+    def judged(self, engine: CachedEngine, pictures: Path | None) -> CachedEngine:
+        """Compare an opened engine with its model, unless its side-car says how that went.
+
+        Args:
+            engine: As `opened` gives it.
+            pictures: Folder of pictures to compare on; None: rendered ones of the simulated line.
+
+        Raises:
+            ModelError: It differs too much; its side-car says so from now on.
+            RuntimeUnavailable: Nothing here runs the model in fp32.
+
+        """
+        terms = {'tolerance': dataclasses.asdict(DEFAULT_TOLERANCE), 'pictures': str(pictures) if pictures else None}
+        known = engine.side_car['validation']
+        if known is None or known['terms'] != terms:
+            known = {'terms': terms, **judge(engine.path, engine.runtime, self.want.model, pictures)}
+            with cache.locked(engine.path):
+                engine = cache.update(engine, validation=known)
+        if not known['accepted']:
+            raise refusal_of(known)
+        return engine
 
 
 def check_place(path: Path, *, force: bool) -> None:
@@ -193,72 +260,6 @@ def timing_cache_name(identity: Mapping[str, Any]) -> str:
     """Name the file of what the builder timed, one for each library version and device."""
     parts = [identity[name] for name in ('runtime', 'runtime_version', 'device', 'compute_capability')]
     return f'timing-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}.cache'
-
-
-def prepare(
-    model: Path,
-    options: BuildOptions = DEFAULTS,
-    *,
-    open_engine: Callable[[Path], Runtime],
-    pictures: Path | None = None,
-    validate: bool = True,
-    place: Path | None = None,
-    force: bool = False,
-    progress: Progress | None = None,
-) -> CachedEngine:
-    """Obtain an engine that opens here and sees what its model sees in fp32.
-
-    Args:
-        model: .onnx, or .pt where ultralytics is installed.
-        options: What the engine is to be.
-        open_engine: Opens the engine of a path; a ModelError of it makes the engine be built once more.
-        pictures: Folder of pictures to compare on; None: rendered ones of the simulated line.
-        validate: Refuse an engine that differs from its model; it is compared once, then its side-car says so.
-        place: File to keep the engine in; None: the cache directory.
-        force: Build it anew.
-        progress: Told what is being done and how much of it is done.
-
-    Returns:
-        The engine, with what ``open_engine`` made of it in ``runtime``.
-
-    Raises:
-        ConfigurationError: The options do not go with the model, or the directory cannot be written.
-        ModelError: The model is not usable, or the engine differs too much.
-        RuntimeUnavailable: TensorRT is not there or cannot work on this machine.
-
-    """
-    api, device = machine()
-    want = wanted(model, options, api, device, place)
-    engine = obtain_from(api, want, options, force=force, progress=progress)
-    try:
-        runtime = open_engine(engine.path)
-    except ModelError as error:
-        log.warning('%s does not open, building it anew: %s', engine.path, error)
-        engine = obtain_from(api, want, options, force=True, progress=progress)
-        runtime = open_engine(engine.path)
-    engine = dataclasses.replace(engine, runtime=runtime)
-    if not validate:
-        log.warning('%s is used without a comparison with its model, as asked', engine.path)
-        return engine
-    return validated(engine, want, pictures)
-
-
-def validated(engine: CachedEngine, want: Wanted, pictures: Path | None) -> CachedEngine:
-    """Compare an opened engine with its model, unless its side-car says how that went.
-
-    Raises:
-        ModelError: It differs too much; its side-car says so from now on.
-
-    """
-    terms = {'tolerance': dataclasses.asdict(DEFAULT_TOLERANCE), 'pictures': str(pictures) if pictures else None}
-    known = engine.side_car['validation']
-    if known is None or known['terms'] != terms:
-        known = {'terms': terms, **judge(engine.path, engine.runtime, want.model, pictures)}
-        with cache.locked(engine.path):
-            engine = cache.update(engine, validation=known)
-    if not known['accepted']:
-        raise refusal_of(known)
-    return engine
 
 
 def vouch_for(engine: Path, runtime: Runtime, pictures: Path | None) -> None:

@@ -1,7 +1,11 @@
 """What runs the network: one small protocol, one file per runtime, one table.
 
-A new runtime is a module with a class that is a `Runtime` and is made as ``Class(path, options)``, and one line
-in `RUNTIMES`. Its module is imported only when it is chosen, so it imports its library at the top: an ImportError
+A new runtime is a module here with a class that is a `Runtime` and is made as ``Class(path, options)``, and one line
+in `edge_vision.backends.RUNTIMES`: parameters, commands, doctor and tests take it from there. Only its name is
+written down elsewhere: ``scripts/update_readme.py`` puts it into the README, and ``config/edge_vision.yaml`` lists
+it above ``backend``.
+
+Its module is imported only when it is chosen, so it imports its library at the top: an ImportError
 there means that the runtime is not installed. A library that is installed but cannot work on this machine (no GPU,
 a driver that is too old) is a `RuntimeUnavailable`, from the import or from the constructor; every other error
 means that the runtime would work and the model or the options are at fault.
@@ -14,16 +18,16 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol, cast
 
+from ..backends import PRECISIONS as PRECISIONS
+from ..backends import RUNTIMES as RUNTIMES
 from ..errors import ConfigurationError, ModelError, RuntimeUnavailable
 from ..frames import Image
 from ..params import DetectorParams
 from ..yolov8 import Floats, Letterbox
 
 log = logging.getLogger(__name__)
-
-PRECISIONS = ('fp32', 'fp16', 'int8')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,23 +113,7 @@ class Runtime(Protocol):
         ...
 
 
-class Entry(NamedTuple):
-    """One row of the table: where the class is, how to get its library, and what files it reads."""
-
-    module: str
-    class_name: str
-    install: str
-    suffixes: tuple[str, ...]
-
-
 RuntimeClass = Callable[[Path, Options], Runtime]
-TENSORRT = 'see requirements/tensorrt.txt'
-
-RUNTIMES = {  # in the order in which 'auto' tries them
-    'tensorrt': Entry('tensorrt', 'TensorRtRuntime', TENSORRT, ('.onnx', '.pt', '.engine')),
-    'openvino': Entry('openvino', 'OpenVinoRuntime', 'pip install openvino', ('.onnx', '.xml')),
-    'onnxruntime': Entry('onnxruntime', 'OnnxRuntime', 'pip install onnxruntime', ('.onnx',)),
-}
 WAYS_OUT = {
     '.pt': '; without TensorRT, export it: yolo export model={path} format=onnx',
     '.engine': '; without TensorRT, give the ONNX file it was built from',

@@ -2,8 +2,9 @@
 
 For each frame: the picture's bytes go up, a kernel letterboxes them into the network's input, TensorRT runs the
 network, a kernel picks the anchors above the threshold, and only those come back. Where CPU and GPU share their
-memory the picture is read in place. All memory is allocated once (again when a larger picture comes), and the whole
-sequence is one CUDA graph where TensorRT's part of it can be captured.
+memory the picture is read in place; the tables are not, as such a GPU does not cache what is mapped. All memory is
+allocated once (again when a larger picture comes), and the whole sequence is one CUDA graph where TensorRT's part of it
+can be captured.
 
 Nothing old can pass for new: each frame's number goes through both kernels and must come back with its result, the
 network's output begins as NaN, and whatever fails raises `edge_vision.cuda.GpuError`.
@@ -64,7 +65,8 @@ class TensorRtRuntime:
     name = 'tensorrt'
 
     def __init__(self, path: Path, options: Options) -> None:
-        gpu()  # says so before a library is loaded for nothing
+        gpu().use()
+        kernels()  # what is missing here says so before an engine is built for nothing
         self._runtime = open_engine(path, options) if is_engine(path) else prepared(path, options)
         self.engine_path = self._runtime.path
         self.labels = self._runtime.labels
@@ -93,23 +95,20 @@ def open_engine(path: Path, options: Options) -> EngineRuntime:
 
 
 def prepared(model: Path, options: Options) -> EngineRuntime:
-    """Open the engine of a model, built and validated."""
-    engine = engines.prepare(
-        model,
-        engines.BuildOptions(
-            precision=options.precision,
-            imgsz=options.input_size,
-            workspace=options.workspace,
-            calibration=options.calibration,
-            dla_core=options.dla_core,
-        ),
-        open_engine=EngineRuntime,
-        pictures=options.calibration,
-        validate=options.validate,
-        place=options.engine_file_path,
-        force=options.force_engine_update,
-        progress=steps(),
+    """Open the engine of a model, built where there is none yet, and validated."""
+    build_options = engines.BuildOptions(
+        precision=options.precision,
+        imgsz=options.input_size,
+        workspace=options.workspace,
+        calibration=options.calibration,
+        dla_core=options.dla_core,
     )
+    preparation = engines.Preparation.of(model, build_options, options.engine_file_path, steps())
+    engine = preparation.opened(preparation.obtain(force=options.force_engine_update), EngineRuntime)
+    if options.validate:
+        engine = preparation.judged(engine, options.calibration)
+    else:
+        log.warning('%s is used without a comparison with its model, as asked', engine.path)
     runtime: EngineRuntime = engine.runtime
     return runtime
 
@@ -327,22 +326,25 @@ class Session:
 
     def _stage(self, picture_size: int) -> Staged:
         """Make room for a picture; nothing is under way on the stream."""
-        size = offsets(self.input_size).picture + picture_size
+        tables = offsets(self.input_size).picture
+        size = tables + picture_size
         if self._staging is None or self._staging.array.size < size:
             self._drop_staging()
+            in_place = self._device.device.integrated
             staging = HostBuffer(size)
             try:
-                self._staging_on_gpu = None if self._device.device.integrated else Memory(self._stream, size)
+                on_gpu = Memory(self._stream, tables if in_place else size)
             except GpuError:
                 give_back(staging)  # or half of it would pass for room
                 raise
-            self._staging = staging
+            self._staging, self._staging_on_gpu = staging, on_gpu
             self._staged = Staged(staging.array, self.input_size, self._input.element_type)
-            self._letterbox_arguments, self._take_arguments = self._arguments((self._staging_on_gpu or staging).address)
+            picture = (staging if in_place else on_gpu).address + tables
+            self._letterbox_arguments, self._take_arguments = self._arguments(on_gpu.address, picture)
         return self._staged
 
-    def _arguments(self, staging: int) -> tuple[Arguments, Arguments]:
-        places = [ctypes.c_void_p(staging + offset) for offset in offsets(self.input_size)]
+    def _arguments(self, tables: int, picture: int) -> tuple[Arguments, Arguments]:
+        places = [*(ctypes.c_void_p(tables + at) for at in offsets(self.input_size)[:-1]), ctypes.c_void_p(picture)]
         found = self._found_on_gpu.address
         header, positions, taken = (
             ctypes.c_void_p(found + offset) for offset in (0, self._result.positions, self._result.taken)
@@ -385,7 +387,7 @@ class Session:
         """Put the work of a frame on the stream piece by piece."""
         stream, (height, width) = self._stream, self.input_size
         if self._staging_on_gpu is not None and self._staging is not None:
-            stream.upload(self._staging_on_gpu, self._staging, size)
+            stream.upload(self._staging_on_gpu, self._staging, min(size, self._staging_on_gpu.size))
         grid = (blocks(width, LETTERBOX_BLOCK[0]), blocks(height, LETTERBOX_BLOCK[1]))
         stream.launch(self._kernels.letterbox, grid, LETTERBOX_BLOCK, self._letterbox_arguments.address)
         if not self._context.execute_async_v3(stream.handle):

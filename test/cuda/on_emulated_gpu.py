@@ -45,7 +45,8 @@ def library(monkeypatch):
         version='10.3.0',
         module=double,
         can_build=True,
-        strongly_typed=False,
+        strongly_typed=True,
+        has_precision_flags=True,
         has_progress=False,
         has_timing_cache=False,
     )
@@ -197,7 +198,7 @@ def test_free_size_is_the_one_asked_for_or_the_nearest_that_the_engine_takes(tmp
     np.testing.assert_allclose(infer(runtime, grey()).T, ANCHORS[:2], atol=1e-3)
 
 
-@pytest.mark.parametrize('allocation', [1] if INTEGRATED else [1, 2])
+@pytest.mark.parametrize('allocation', [1, 2])
 def test_picture_that_finds_no_memory_is_an_error_and_the_next_one_is_not(gpu, tmp_path, allocation):
     runtime = open_runtime('tensorrt', as_engine(models.fixed_boxes(tmp_path / 'm.onnx', ANCHORS)))
     gpu.emulated_shortage(allocation)
@@ -232,11 +233,22 @@ def test_one_graph_does_each_frame_and_a_new_size_gets_its_own(gpu, conveyor):
     after = counts(gpu)
     assert after['replays'] - before['replays'] == 3
     assert after['launches'] - before['launches'] == 6
-    assert after['copies'] - before['copies'] == (3 if INTEGRATED else 6)
+    assert after['copies'] - before['copies'] == 6
     for size in SIZES * 2:
         image = picture(size)
         np.testing.assert_allclose(infer(engine, image), infer(reference, image), rtol=0, atol=1e-4)
         assert 1 <= len(session._graphs) <= tensorrt.MAX_GRAPHS
+
+
+@pytest.mark.usefixtures('gpu')
+def test_only_the_picture_is_read_in_place_where_memory_is_shared_and_nothing_elsewhere(tmp_path):
+    runtime = open_runtime('tensorrt', as_engine(models.fixed_boxes(tmp_path / 'm.onnx', ANCHORS)))
+    session = runtime._runtime._session
+    mapped = range(session._staging.address, session._staging.address + session._staging.array.size)
+    *tables, picture = (value.value in mapped for value in session._letterbox_arguments._values[:5])
+    assert tables == [False] * 4
+    assert picture is INTEGRATED
+    assert (session._staging_on_gpu.size < grey().size) is INTEGRATED
 
 
 def test_what_cannot_be_captured_runs_without_a_graph_and_says_so_once(gpu, tmp_path, caplog):
@@ -355,6 +367,24 @@ def test_model_is_built_validated_and_run(tmp_path, monkeypatch, caplog):
     assert side_car['identity']['device'] == 'Emulated'
     reference = OnnxRuntime(model, Options(providers=('CPUExecutionProvider',)))
     np.testing.assert_allclose(infer(runtime, picture()), infer(reference, picture()), rtol=0, atol=1e-4)
+
+
+@pytest.mark.usefixtures('gpu')
+def test_model_is_run_without_a_comparison_when_asked_with_a_warning(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv('EDGE_VISION_ENGINE_CACHE', str(tmp_path / 'engines'))
+    open_runtime('tensorrt', models.fixed_boxes(tmp_path / 'm.onnx', ANCHORS), Options(validate=False))
+    assert 'is used without a comparison with its model, as asked' in caplog.text
+
+
+def test_nothing_is_built_where_the_kernels_cannot_be_compiled(tmp_path, monkeypatch):
+    def no_compiler():
+        raise RuntimeUnavailable('the kernels cannot be compiled')
+
+    monkeypatch.setattr(tensorrt, 'kernels', no_compiler)
+    monkeypatch.setattr(preparation, 'build', lambda *_, **__: pytest.fail('it was built all the same'))
+    monkeypatch.setenv('EDGE_VISION_ENGINE_CACHE', str(tmp_path / 'engines'))
+    with pytest.raises(RuntimeUnavailable, match='the kernels cannot be compiled'):
+        open_runtime('tensorrt', models.fixed_boxes(tmp_path / 'm.onnx', ANCHORS))
 
 
 def test_engine_is_compared_with_the_model_of_its_name(tmp_path):

@@ -1,4 +1,4 @@
-"""Models that engines are built from in tests."""
+"""Models that engines are built from in tests, and the engines."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+
+from edge_vision.engines import CachedEngine, Preparation
 
 SKELETONS = Path(__file__).parent.parent / 'data'
 
@@ -29,3 +31,8 @@ def yolov8n(path: Path, *, dynamic: bool = False) -> Path:
             tensor.raw_data = (rng.standard_normal(tensor.dims) * spread).astype(np.float32).tobytes()
     onnx.save(model, path)
     return path
+
+
+def obtain(model: Path, place: Path | None = None, *, force: bool = False) -> CachedEngine:
+    """Find or build the engine of a model in fp32."""
+    return Preparation.of(model, place=place).obtain(force=force)

@@ -24,7 +24,8 @@ def library(tmp_path, monkeypatch):
 
 
 def test_tensorrt_rtx_is_strongly_typed_and_tells_how_far_it_is(api):
-    assert (api.can_build, api.strongly_typed, api.has_progress, api.has_timing_cache) == (True, True, True, False)
+    assert (api.can_build, api.has_progress, api.has_timing_cache) == (True, True, False)
+    assert (api.strongly_typed, api.has_precision_flags) == (True, False)
     assert str(api) == f'tensorrt_rtx {api.module.__version__}'
 
 
@@ -61,10 +62,11 @@ def test_a_library_without_a_builder_is_not_one_to_build_with(library):
         find(to_build=True)
 
 
-def test_flags_for_a_precision_mean_that_it_is_not_strongly_typed(library):
+def test_a_library_with_flags_for_the_precision_alone_is_not_strongly_typed(library):
     library("class BuilderFlag: FP16 = 0\nclass Builder: pass\nclass OnnxParser: pass\n__version__ = '8.6.1'")
     old = find(to_build=True)
-    assert (old.strongly_typed, old.has_progress, old.has_timing_cache) == (False, False, True)
+    assert (old.strongly_typed, old.has_precision_flags) == (False, True)
+    assert (old.has_progress, old.has_timing_cache) == (False, True)
 
 
 @pytest.mark.parametrize(('capability', 'known'), [((7, 5), True), ((12, 0), True), ((9, 0), False), ((8, 7), False)])

@@ -1,6 +1,9 @@
+import inspect
+import json
 import threading
 from dataclasses import replace
 
+import builder_double
 import cv2
 import numpy as np
 import onnx
@@ -9,9 +12,10 @@ from engine_models import yolov8n
 
 import models
 from edge_vision.engines import BuildOptions, conversion
-from edge_vision.engines.api import make_logger
-from edge_vision.engines.builder import build, converted, peak_gpu_memory, typing_flags
-from edge_vision.errors import ConfigurationError, ModelError
+from edge_vision.engines import api as layer
+from edge_vision.engines.api import describe, make_logger
+from edge_vision.engines.builder import build, converted, peak_gpu_memory
+from edge_vision.errors import ConfigurationError, ModelError, RuntimeUnavailable
 from edge_vision.runtimes import open_runtime
 from edge_vision.share import CONVEYOR_MODEL, share_file
 from edge_vision.simulator.dataset import HELD_OUT, make_picture
@@ -212,11 +216,84 @@ def test_the_timing_cache_is_kept_and_a_damaged_one_ends_nothing(api, tmp_path, 
     assert len(path.read_bytes()) > len(b'damaged')
 
 
-def test_builders_that_take_the_precision_by_flags_get_them():
-    assert typing_flags('fp32', half_input=False) == ()
-    assert typing_flags('fp32', half_input=True) == ('FP16',)
-    assert typing_flags('fp16', half_input=False) == ('FP16',)
-    assert typing_flags('int8', half_input=False) == ('INT8', 'FP16')
+@pytest.fixture
+def versions(monkeypatch):
+    """Find a version of TensorRT that says in the plan what it was asked for."""
+    monkeypatch.setattr(layer, '_loggers', {})
+    return lambda version: describe('tensorrt', builder_double.library(version))
+
+
+def asked_of(api, model, **options):
+    return json.loads(build(model, BuildOptions(**options), api)[0])
+
+
+PLAIN = {'input': 'FLOAT', 'quantised': False, 'flags': [], 'device': ['GPU', -1], 'limits': {}, 'profiles': []}
+BY_FLAGS, BY_TYPES = ({**PLAIN, 'network': [kind]} for kind in ('EXPLICIT_BATCH', 'STRONGLY_TYPED'))
+HALF = {'input': 'HALF'}
+FIRST_DLA = {'flags': ['FP16', 'GPU_FALLBACK'], 'device': ['DLA', 0]}
+
+
+@pytest.mark.parametrize(
+    ('version', 'options', 'expected'),
+    [
+        ('8.6.2', {}, BY_FLAGS),
+        ('8.6.2', {'precision': 'fp16'}, BY_FLAGS | {'flags': ['FP16']}),
+        ('8.6.2', {'precision': 'int8'}, BY_FLAGS | {'flags': ['INT8', 'FP16'], 'quantised': True}),
+        ('8.6.2', {'precision': 'fp16', 'dla_core': 0}, BY_FLAGS | FIRST_DLA),
+        ('10.3.0', {}, BY_TYPES),
+        ('10.3.0', {'precision': 'fp16'}, BY_TYPES | HALF),
+        ('10.3.0', {'precision': 'int8'}, BY_TYPES | {'quantised': True}),
+        ('10.3.0', {'precision': 'fp16', 'dla_core': 0}, BY_FLAGS | FIRST_DLA),
+        ('10.3.0', {'workspace': 1 << 30}, BY_TYPES | {'limits': {'WORKSPACE': 1 << 30}}),
+        ('11.4.1', {'precision': 'fp16'}, BY_TYPES | HALF),
+        (
+            '11.4.1',
+            {'precision': 'fp16', 'dla_core': 1},
+            BY_TYPES | HALF | {'flags': ['GPU_FALLBACK'], 'device': ['DLA', 1]},
+        ),
+    ],
+)
+def test_each_version_is_asked_in_its_own_way(versions, conveyor, pictures, version, options, expected):
+    assert asked_of(versions(version), conveyor, calibration=pictures, **options) == expected
+
+
+def test_a_model_in_half_precision_is_taken_as_it_is_or_with_the_flag_that_it_takes(versions, conveyor, tmp_path):
+    half = tmp_path / 'half.onnx'
+    half.write_bytes(converted(conveyor, BuildOptions(precision='fp16')))
+    assert asked_of(versions('8.6.2'), half) == BY_FLAGS | HALF | {'flags': ['FP16']}
+    assert asked_of(versions('10.3.0'), half) == BY_TYPES | HALF
+
+
+def test_a_free_shape_becomes_a_profile_from_one_picture_to_the_batch(versions, tmp_path):
+    model = models.fixed_boxes(tmp_path / 'm.onnx', BOX, batch='batch', free_size=True)
+    (profile,) = asked_of(versions('10.3.0'), model, batch=4, imgsz=(96, 64))['profiles']
+    assert list(profile.values()) == [[[1, 3, 96, 64], [4, 3, 96, 64], [4, 3, 96, 64]]]
+
+
+def test_an_accelerator_takes_a_core_that_is_there_and_half_precision(versions, conveyor):
+    with pytest.raises(ConfigurationError, match='dla_core is 2, but this machine has 2 DLA cores'):
+        asked_of(versions('10.3.0'), conveyor, precision='fp16', dla_core=2)
+    with pytest.raises(ConfigurationError, match="precision is 'fp32' with dla_core, expected 'fp16'"):
+        asked_of(versions('10.3.0'), conveyor, dla_core=1)
+
+
+def test_the_double_has_the_names_of_the_real_builder():
+    try:
+        real = layer.find(to_build=True)
+    except RuntimeUnavailable as error:
+        pytest.skip(str(error))
+    checked = 0
+    for name, kind in inspect.getmembers(builder_double, inspect.isclass):
+        names = [member for member in vars(kind) if not member.startswith('_')]
+        assert [member for member in names if not hasattr(getattr(real.module, name), member)] == [], name
+        checked += len(names)
+    assert checked > 25
+    major = real.version.partition('.')[0] if real.name == 'tensorrt' else ''
+    version = next((version for version in builder_double.VERSIONS if version.partition('.')[0] == major), '11.4.1')
+    flags, networks = builder_double.VERSIONS[version]
+    assert [name for name in builder_double.FLAGS if hasattr(real.module.BuilderFlag, name)] == flags
+    found = real.module.NetworkDefinitionCreationFlag
+    assert [name for name in builder_double.NETWORKS if hasattr(found, name)] == networks
 
 
 def test_the_peak_of_device_memory_is_read_from_the_log():

@@ -7,10 +7,10 @@ import sys
 from dataclasses import replace
 
 import pytest
+from engine_models import obtain
 
 import models
-from edge_vision.engines import BuildOptions, Device, cache, obtain, wanted
-from edge_vision.engines.preparation import obtain_from
+from edge_vision.engines import BuildOptions, Device, Preparation, cache, wanted
 from edge_vision.errors import ConfigurationError, ModelError
 
 pytestmark = pytest.mark.usefixtures('api')
@@ -27,7 +27,7 @@ def model(tmp_path):
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
     """Let the tests see one kind of machine, with or without a GPU."""
-    monkeypatch.setattr('edge_vision.engines.preparation.this_device', lambda: ADA)
+    monkeypatch.setattr('edge_vision.engines.preparation.find_device', lambda: ADA)
 
 
 @pytest.fixture
@@ -136,13 +136,13 @@ def test_a_damaged_engine_is_built_anew_with_one_line_that_says_why(built, model
 def test_an_engine_of_another_machine_is_built_anew(api, model, tmp_path, caplog):
     place = tmp_path / 'engine.engine'
     options = BuildOptions()
-    obtain_from(api, wanted(model, options, api, TURING, place), options)
+    Preparation(api, wanted(model, options, api, TURING, place), options).obtain()
     with caplog.at_level(logging.INFO):
-        again = obtain_from(api, wanted(model, options, api, ADA, place), options)
+        again = Preparation(api, wanted(model, options, api, ADA, place), options).obtain()
     assert again.built
     assert "device 'T4' instead of 'RTX 4000'" in caplog.text
     assert 'compute_capability [7, 5] instead of [8, 9]' in caplog.text
-    assert not obtain_from(api, wanted(model, options, api, ADA, place), options).built
+    assert not Preparation(api, wanted(model, options, api, ADA, place), options).obtain().built
 
 
 @pytest.mark.usefixtures('built')
@@ -196,22 +196,22 @@ def test_a_model_that_is_no_detector_is_refused_before_anything_is_built(tmp_pat
 BUILD = """
 import logging, sys
 from pathlib import Path
-from edge_vision.engines import obtain
+from edge_vision.engines import Preparation
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format='%(message)s')
 print('READY', flush=True)
-engine = obtain(Path(sys.argv[1]))
+engine = Preparation.of(Path(sys.argv[1])).obtain()
 print('BUILT' if engine.built else 'FOUND', engine.path.name, flush=True)
 """
 STALL = """
 import sys, time
 from pathlib import Path
-from edge_vision.engines import obtain
+from edge_vision.engines import Preparation
 
 def stall(name, share):
     print('BUILDING', flush=True)
     time.sleep(60)
 
-obtain(Path(sys.argv[1]), progress=stall)
+Preparation.of(Path(sys.argv[1]), progress=stall).obtain()
 """
 
 
@@ -243,7 +243,7 @@ def test_a_builder_that_is_killed_leaves_nothing_that_could_be_taken_for_an_engi
     process.communicate(timeout=60)
     assert names(engine_directory) == []
     want = wanted(model, BuildOptions(), api, None)
-    assert obtain_from(api, want, BuildOptions()).built  # its lock is gone with it
+    assert Preparation(api, want, BuildOptions()).obtain().built  # its lock is gone with it
 
 
 def test_what_a_crash_left_of_a_written_file_is_written_over(api, model, engine_directory):

@@ -1,10 +1,12 @@
 import argparse
+import sys
 
 import pytest
 
 import models
-from edge_vision.engines import command, this_device
-from edge_vision.errors import ConfigurationError
+from edge_vision.engines import cache, command, preparation, this_device
+from edge_vision.errors import ConfigurationError, RuntimeUnavailable
+from edge_vision.runtimes import open_runtime
 
 pytestmark = pytest.mark.usefixtures('api')
 BOX = [(32.0, 32.0, 10.0, 10.0, 0.9, 0.1)]
@@ -36,6 +38,36 @@ def test_what_was_there_is_not_built_again_unless_forced(model, capsys):
     for arguments, there in ([[], False], [[], True], [['--force'], False]):
         run(model, '--no-validation', *arguments)
         assert ('(was there)' in capsys.readouterr().out) is there
+
+
+def test_the_line_of_each_build_is_left_once(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
+    bar = command.Bar()
+    for share in (0.5, 0.1):
+        bar('building', share)
+        bar.end()
+        bar.end()
+    assert [line.strip()[-12:] for line in capsys.readouterr().err.splitlines() if line] == [
+        '50% building',
+        '10% building',
+    ]
+
+
+def test_it_looks_for_its_engine_once(model, monkeypatch):
+    looked, look = [], cache.look
+    monkeypatch.setattr(cache, 'look', lambda path, identity: looked.append(path) or look(path, identity))
+    run(model)
+    assert len(looked) == 1
+
+
+def test_an_engine_that_nothing_can_be_compared_with_is_an_error_and_not_one_that_cannot_be_run(model, monkeypatch):
+    def refuse(*_):
+        raise RuntimeUnavailable('nothing here runs the reference')
+
+    monkeypatch.setattr(command, 'open_engine', lambda _: open_runtime('onnxruntime', model))
+    monkeypatch.setattr(preparation, 'reference_runtime', refuse)
+    with pytest.raises(RuntimeUnavailable, match='nothing here runs the reference'):
+        run(model)
 
 
 @pytest.mark.skipif(this_device() is not None, reason='this machine has a GPU')
