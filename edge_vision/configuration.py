@@ -10,13 +10,9 @@ from typing import Any, TypeVar
 
 from . import params
 from .errors import ConfigurationError
+from .params import CLASSES
 
 P = TypeVar('P')
-
-CLASSES: dict[str, type] = {
-    cls.NODE: cls for cls in (params.CameraParams, params.DetectorParams, params.DecisionParams, params.BridgeParams)
-}
-ROS_OWN = ('use_sim_time', 'start_type_description_service', 'qos_overrides.')
 
 
 @dataclass(frozen=True)
@@ -154,8 +150,7 @@ def check_node(pipe: Pipeline, node: str) -> None:
     """
     cls = CLASSES[node]
     pipe.params(cls)
-    others = {spec.name for other in CLASSES.values() if other is not cls for spec in params.specs(other)}
-    names = [name for name in pipe.given.get(node, {}) if name not in others and not name.startswith(ROS_OWN)]
+    names = params.meant_for(cls, pipe.given.get(node, {}))
     if node == params.DecisionParams.NODE:
         check_rules(names, pipe.values(cls))
         return

@@ -292,7 +292,7 @@ class Decision:
         """From now on a frame of a source counts only with what is known of its picture."""
         self._sources[source].expects_pictures = True
 
-    def observe(self, source: str, detections: Detections, captured_ns: int, now_ns: int) -> Outcome:
+    def observe(self, source: str, detections: Detections, captured_ns: int | None, now_ns: int) -> Outcome:
         """Decide on one frame's detections; what there is to tell of them is left to `complete`.
 
         A frame that is late, from the future, not newer than the last one, or whose picture shows nothing can
@@ -302,17 +302,15 @@ class Decision:
         Args:
             source: The detections topic.
             detections: What was seen, possibly nothing.
-            captured_ns: When the frame was captured, on the clock of ``now_ns``.
+            captured_ns: When the frame was captured, on the clock of ``now_ns``; None where nobody can tell, which is
+                not fresh.
             now_ns: The time now.
 
         """
         state = self._sources[source]
         step = self._begin(now_ns, source, detections)
         self._find_overdue(step)
-        fresh = self._is_fresh(state, detections.stamp_ns, captured_ns, now_ns)
-        if fresh:
-            state.captured_ns, state.stamp_ns = captured_ns, detections.stamp_ns
-            step.counts = self._look_at_picture(state, detections, captured_ns)
+        fresh = self._look_if_fresh(state, captured_ns, step)
         if step.counts:
             state.fresh += 1
         elif step.counts is False:
@@ -337,7 +335,8 @@ class Decision:
     def complete(self, outcome: Outcome) -> Outcome:
         """Add to the outcome of `observe` which objects there are to tell of; commands do not depend on it.
 
-        Whoever commands a machine does that first. What nobody asks for comes with the next outcome.
+        Whoever commands a machine does that first. What nobody asks for comes with the next outcome of another call
+        than `tick`, `reject` and `operator_stop`: beside those three, and no others, it may run in another thread.
         """
         step, self._untold = self._untold, None
         if step is None:
@@ -350,37 +349,43 @@ class Decision:
         self._sources[source].begin_again()
         return self.tick(now_ns)
 
-    def tick(self, now_ns: int) -> Outcome:
-        """Look at the time only: what has not been seen for too long stops."""
-        step = self._begin(now_ns)
-        self._find_overdue(step)
-        return self._finish(step)
+    def tick(self, now_ns: int, stood_ns: int = 0) -> Outcome:
+        """Look at the time only: what has not been seen for too long stops.
+
+        Args:
+            now_ns: The time now.
+            stood_ns: For how long, in real time, it has been that already; a clock that stands makes nothing older.
+
+        """
+        step = _Step(now_ns)
+        self._find_overdue(step, stood_ns)
+        return self._conclude(step)
 
     def operator_stop(self, hold: bool, now_ns: int) -> Outcome:
         """Begin or end the operator's stop."""
         cause = Cause(OPERATOR_STOP, '', 'stop', now_ns, 'the operator stopped it')
         if hold and cause.key not in self._causes:
-            step = self._begin(now_ns)
-            step.started.append(cause)
-            return self._finish(step)
+            return self._conclude(_Step(now_ns, started=[cause]))
         if not hold and cause.key in self._causes:
-            step = self._begin(now_ns)
-            step.ended.append(self._causes[cause.key])
-            return self._finish(step)
+            return self._conclude(_Step(now_ns, ended=[self._causes[cause.key]]))
         return Outcome(self._command)
 
-    def reset(self, now_ns: int) -> tuple[Outcome, str]:
+    def reset(self, now_ns: int, stood_ns: int = 0) -> tuple[Outcome, str]:
         """Let go of everything that only its latch holds, unless something else holds a stop.
 
         While a person stands in one zone, the stop of another one is not let go of: the machine would start
         by itself when the person leaves.
+
+        Args:
+            now_ns: The time now.
+            stood_ns: As for `tick`.
 
         Returns:
             The outcome, and why it was refused; '' where it was not.
 
         """
         step = self._begin(now_ns)
-        self._find_overdue(step)
+        self._find_overdue(step, stood_ns)
         refusal = self._refusal()
         if not refusal:
             step.ended += [cause for cause in self._causes.values() if cause.latched]
@@ -413,21 +418,39 @@ class Decision:
             else:
                 step.ended.append(cause)
             if rule is not None and _action(rule) != cause.action:
-                step.started.append(dataclasses.replace(cause, action=_action(rule), latch=rule.params.latch))
+                self._go_on(cause, rule, step)
         step.relatched = True
         outcome = self._finish(step)
         self._command = self._arbitrate()  # a slowdown may have got another ratio
         return outcome._replace(command=self._command)
+
+    def _go_on(self, cause: Cause, rule: Rule, step: _Step) -> None:
+        """Let a cause go on with the other action of its rule; a latch that holds there already stays one."""
+        other = dataclasses.replace(cause, action=_action(rule), latch=rule.params.latch)
+        latched = self._causes.get(other.key)
+        if latched is None:
+            step.started.append(other)
+        else:
+            self._causes[other.key] = dataclasses.replace(latched, latched=False, latch=True)
 
     def _rule_of(self, cause: Cause) -> Rule | None:
         """Find the rule in force that can hold a cause, whatever its action."""
         _, applied = self._applied.get(cause.source, ([], []))
         return next((a.rule for a in applied if a.rule.name == cause.name), None)
 
-    def _is_fresh(self, state: _Source, stamp_ns: int, captured_ns: int, now_ns: int) -> bool:
-        age_ns = now_ns - captured_ns
-        newer = state.captured_ns is None or (captured_ns > state.captured_ns and stamp_ns != state.stamp_ns)
-        return newer and 0 <= age_ns <= self._timeout_ns
+    def _look_if_fresh(self, state: _Source, captured_ns: int | None, step: _Step) -> bool:
+        """Take a frame for a look at the scene if it is a fresh one, and tell whether it is."""
+        if captured_ns is None or not self._is_timely(captured_ns, step.now_ns):
+            return False
+        stamp_ns = step.seen.stamp_ns
+        if state.captured_ns is not None and (captured_ns <= state.captured_ns or stamp_ns == state.stamp_ns):
+            return False
+        state.captured_ns, state.stamp_ns = captured_ns, stamp_ns
+        step.counts = self._look_at_picture(state, step.seen, captured_ns)
+        return True
+
+    def _is_timely(self, captured_ns: int, now_ns: int) -> bool:
+        return 0 <= now_ns - captured_ns <= self._timeout_ns
 
     def _look_at_picture(self, state: _Source, detections: Detections, captured_ns: int) -> bool | None:
         """Note what the picture of a fresh frame was like, and tell whether it counts as a look at the scene."""
@@ -461,15 +484,19 @@ class Decision:
             elif held is not None and quality.good >= self._params.release_consecutive_frames:
                 step.ended.append(held)
 
-    def _find_overdue(self, step: _Step) -> None:
-        """Begin the stop of every source whose newest image has become too old."""
+    def _find_overdue(self, step: _Step, stood_ns: int = 0) -> None:
+        """Begin the stop of every source whose newest image is too old, or of an age that nobody can tell any more."""
+        stands = stood_ns > self._timeout_ns
         for source, state in self._sources.items():
-            if state.captured_ns is None or 0 <= step.now_ns - state.captured_ns <= self._timeout_ns:
+            if state.captured_ns is None or (not stands and self._is_timely(state.captured_ns, step.now_ns)):
                 continue
             state.go_silent()
             age = (step.now_ns - state.captured_ns) / 1e9
             if not self._blind_to(source):
-                reason = f'the newest image of {source} is {age:.3f} s old, allowed are {self._params.source_timeout} s'
+                reason = f'the newest image of {source} is {age:.3f} s old'
+                if stands:
+                    reason += f' on a simulated clock that has stood for {stood_ns / 1e9:.3f} s'
+                reason += f', allowed are {self._params.source_timeout} s'
                 cause = Cause(NO_FRESH_IMAGE, source, 'stop', step.now_ns, reason, stamp_ns=state.stamp_ns or 0)
                 self._causes[cause.key] = cause
                 step.started.append(cause)
@@ -592,9 +619,14 @@ class Decision:
                 step.left.append(told.pop(track))
 
     def _finish(self, step: _Step) -> Outcome:
-        """End a step that is about no frame."""
+        """End a step that is about no frame, but may end causes of rules."""
         self._settle(step)
         self._follow_up(step)
+        return self._outcome(step)
+
+    def _conclude(self, step: _Step) -> Outcome:
+        """End a step that no object is told of by."""
+        self._settle(step)
         return self._outcome(step)
 
     def _settle(self, step: _Step) -> None:

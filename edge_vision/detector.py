@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from .detections import Detections
 from .errors import ConfigurationError
 from .frames import Frame
 from .params import DetectorParams
+from .rules import Rule
 from .runtimes import Runtime
 from .yolov8 import decode, letterbox, nms
 
@@ -58,6 +59,11 @@ class Detector:
         return self._runtime.labels
 
     @property
+    def reported(self) -> tuple[str, ...]:
+        """The labels that its detections can have, in the model's order."""
+        return kept(self.labels, self._classes)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The labels that are kept; empty: all. May be replaced between frames."""
         return self._classes
@@ -70,7 +76,7 @@ class Detector:
                     f'classes holds {label!r}, expected labels of the model: {", ".join(self.labels)}'
                 )
         self._classes = tuple(classes)
-        self._wanted = np.array([not classes or label in classes for label in self.labels])
+        self._wanted = np.isin(self.labels, kept(self.labels, classes))
 
     def detect(self, frame: Frame) -> Detections:
         """Find the objects in one frame.
@@ -97,6 +103,26 @@ class Detector:
             class_id=tuple(self.labels[i] for i in boxes.label),
             image_size=frame.size,
         )
+
+
+def kept(labels: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
+    """Leave of a model's labels those in ``classes``, where there are any."""
+    return tuple(label for label in labels if not classes or label in classes)
+
+
+def dropped_scores(rules: Iterable[Rule], confidence_threshold: float) -> list[str]:
+    """Find rules that ask for scores below those that a detector reports: what they ask for is not all there.
+
+    Returns:
+        A sentence for each rule in force.
+
+    """
+    return [
+        f'{rule.name}.min_score is {rule.params.min_score}, below the confidence_threshold of the detector, '
+        f'{confidence_threshold}, which drops what scores less'
+        for rule in rules
+        if rule.params.enabled and rule.params.min_score < confidence_threshold
+    ]
 
 
 def detector_of(runtime: Runtime, params: DetectorParams) -> Detector:

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from . import durable
 from .causes import OPERATOR_STOP, UNREADABLE_LATCHES
@@ -16,6 +16,25 @@ from .events import ACTIONS
 
 FORMAT = 1
 KEPT = '; kept over a restart'
+
+
+def lock(path: Path) -> TextIO:
+    """Keep every other decision from a latch file until the answer is closed or this process is dead.
+
+    Raises:
+        ConfigurationError: Another one has it, or it could not be written later.
+
+    """
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigurationError(f'latch_file is {str(path)!r}, expected a file in a directory that can be written')
+    try:
+        return durable.lock(path.with_name(f'{path.name}.lock'))
+    except BlockingIOError as error:
+        msg = f'latch_file is {str(path)!r}, which another decision keeps; give each decision one of its own'
+        raise ConfigurationError(msg) from error
+    except OSError as error:
+        msg = f'latch_file is {str(path)!r}, which cannot be locked: {error.strerror}; expected one on a local disk'
+        raise ConfigurationError(msg) from error
 
 
 def save(path: Path, causes: Iterable[Cause]) -> None:
@@ -30,14 +49,7 @@ def save(path: Path, causes: Iterable[Cause]) -> None:
 
 
 def load(path: Path, now_ns: int) -> tuple[Cause, ...]:
-    """Read what was held; it holds again until it is let go of, and so does a file that cannot be read.
-
-    Raises:
-        ConfigurationError: The file could not be written later.
-
-    """
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigurationError(f'latch_file is {str(path)!r}, expected a file in a directory that can be written')
+    """Read what was held; it holds again until it is let go of, and so does a file that cannot be read."""
     try:
         text = path.read_text(encoding='utf-8')
     except FileNotFoundError:

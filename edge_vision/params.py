@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
+from .backends import PRECISIONS, RUNTIMES
 from .errors import ConfigurationError
 
 P = TypeVar('P')
@@ -155,6 +156,9 @@ class CameraParams:
     )
 
 
+MOST_DETECTIONS = 30_000  # per frame, of any detector
+
+
 @dataclasses.dataclass(frozen=True)
 class DetectorParams:
     """Parameters of the detector node; the names are those of Isaac ROS where it has them."""
@@ -167,12 +171,10 @@ class DetectorParams:
     backend: str = param(
         'auto',
         'Inference runtime; auto takes the first of these that works here',
-        one_of=('auto', 'tensorrt', 'openvino', 'onnxruntime'),
+        one_of=('auto', *RUNTIMES),
         read_only=True,
     )
-    precision: str = param(
-        'fp32', 'Numbers that the network computes with', one_of=('fp32', 'fp16', 'int8'), read_only=True
-    )
+    precision: str = param('fp32', 'Numbers that the network computes with', one_of=PRECISIONS, read_only=True)
     engine_file_path: str = param(
         '', 'TensorRT engine to use, built there if missing; empty: kept in the engine cache', read_only=True
     )
@@ -194,7 +196,7 @@ class DetectorParams:
     threads: int = param(0, 'CPU threads for inference; 0: all', bounds=(0, 256), read_only=True)
     confidence_threshold: float = param(0.25, 'Drop detections scoring below this', bounds=(0.0, 1.0))
     nms_threshold: float = param(0.45, 'Drop boxes overlapping a better one by more than this IoU', bounds=(0.0, 1.0))
-    max_detections: int = param(300, 'Most detections per frame', bounds=(1, 30000))
+    max_detections: int = param(300, 'Most detections per frame', bounds=(1, MOST_DETECTIONS))
     classes: tuple[str, ...] = param((), 'Labels to keep; empty: all')
     tracking: bool = param(True, 'Give every object an id that it keeps from frame to frame')
 
@@ -207,7 +209,8 @@ class DecisionParams:
     """Parameters of the decision node apart from its rules.
 
     Raises:
-        ConfigurationError: There is no topic to decide on, or no such output.
+        ConfigurationError: There is no topic to decide on, or two that one camera would have, no such output, or half
+            an image size.
 
     """
 
@@ -226,13 +229,15 @@ class DecisionParams:
     min_contrast: float = param(
         4.0, 'A picture shows nothing when its contrast is below this, grey levels', bounds=(0.0, 255.0)
     )
-    heartbeat_rate: float = param(20.0, 'Rate at which stop is repeated, Hz', bounds=(1.0, 1000.0), read_only=True)
+    heartbeat_rate: float = param(20.0, 'Rate at which stop is repeated, Hz', bounds=(1.0, 100.0), read_only=True)
     release_consecutive_frames: int = param(
         5, 'Fresh frames in a row that end a stop for lack of vision', bounds=(1, 10000)
     )
     outputs: tuple[str, ...] = param(OUTPUTS, 'Topics that are published', read_only=True)
     latch_file: str = param(
-        '', 'File that keeps latched and operator stops over a restart; empty: they are forgotten', read_only=True
+        '',
+        'File that keeps latched and operator stops over a restart, one per decision; empty: they are forgotten',
+        read_only=True,
     )
     stamped_cmd_vel: bool = param(False, 'cmd_vel_in and cmd_vel_out are TwistStamped', read_only=True)
     image_width: int = param(0, 'Image width of the zones, pixels; 0: from camera_info', bounds=(0, 16384))
@@ -246,6 +251,15 @@ class DecisionParams:
             raise ConfigurationError('detections_topics is empty, expected at least one topic to decide on')
         if len(set(topics)) < len(topics):
             raise ConfigurationError(f'detections_topics is {list(topics)}, expected every topic once')
+        if len({topic.rpartition('/')[0].strip('/') for topic in topics}) < len(topics):
+            raise ConfigurationError(
+                f'detections_topics is {list(topics)}, expected one namespace per camera, such as left/detections'
+            )
+        if bool(self.image_width) != bool(self.image_height):
+            raise ConfigurationError(
+                f'image_width is {self.image_width} and image_height {self.image_height}, expected both or neither; '
+                'give them together, as at start'
+            )
         for output in self.outputs:
             if output not in OUTPUTS:
                 raise ConfigurationError(f'outputs holds {output!r}, expected some of {list(OUTPUTS)}')
@@ -253,7 +267,12 @@ class DecisionParams:
 
 @dataclasses.dataclass(frozen=True)
 class BridgeParams:
-    """Parameters of the bridge node; the names are those of mqtt_client where it has them."""
+    """Parameters of the bridge node; the names are those of mqtt_client where it has them.
+
+    Raises:
+        ConfigurationError: Two cameras share a namespace.
+
+    """
 
     NODE: ClassVar[str] = 'bridge'
 
@@ -297,7 +316,10 @@ class BridgeParams:
         604800.0, 'Oldest event kept, s', name='spool.max_age', bounds=(1.0, 3.2e8), read_only=True
     )
     max_payload_bytes: int = param(
-        131072, 'Largest MQTT payload; pictures are made to fit', bounds=(4096, 268435455), read_only=True
+        131072,
+        'Largest picture sent, bytes; larger ones are made to fit. It does not concern events',
+        bounds=(4096, 268435455),
+        read_only=True,
     )
     max_events_per_second: float = param(
         0.0, 'Most events sent per second; 0: no limit', bounds=(0.0, 1e6), read_only=True
@@ -314,7 +336,8 @@ class BridgeParams:
     )
     image_topics: tuple[str, ...] = param(
         ('image_raw',),
-        "Topics of sensor_msgs/Image that evidence is taken from, one per camera, each beside the camera's detections",
+        "Topics of sensor_msgs/Image that evidence is taken from, one per camera, each beside the camera's detections; "
+        'every camera in a namespace of its own',
         read_only=True,
     )
     jpeg_quality: int = param(85, 'Quality of evidence pictures', bounds=(1, 100), read_only=True)
@@ -326,3 +349,24 @@ class BridgeParams:
         bounds=(0.0, 1e6),
         read_only=True,
     )
+
+    def __post_init__(self) -> None:
+        """Refuse cameras that could not be told apart: an event names its camera by the namespace."""
+        topics = list(self.image_topics)
+        if len({topic[: topic.rfind('/') + 1] for topic in topics}) < len(topics):
+            raise ConfigurationError(
+                f'image_topics is {topics}, expected one namespace per camera, such as left/image_raw'
+            )
+
+
+CLASSES: dict[str, type] = {cls.NODE: cls for cls in (CameraParams, DetectorParams, DecisionParams, BridgeParams)}
+ROS_OWN = ('use_sim_time', 'start_type_description_service', 'qos_overrides.')
+
+
+def meant_for(cls: type, names: Iterable[str]) -> list[str]:
+    """Leave out the names that ROS itself or another node of this package reads.
+
+    A file may give parameters to all nodes (``/**``), so that each is given those of the others.
+    """
+    others = {spec.name for other in CLASSES.values() if other is not cls for spec in specs(other)}
+    return [name for name in names if name not in others and not name.startswith(ROS_OWN)]

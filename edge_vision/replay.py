@@ -15,21 +15,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .backends import RUNTIMES
 from .capture import DEFAULT_RATE, open_source, video_length
 from .configuration import Pipeline, check, read
 from .decision import Cause, Decision, Outcome
 from .detect import make_directory, save
 from .detections import Detections
-from .detector import Detector, detector_of
+from .detector import Detector, detector_of, dropped_scores
 from .drawing import annotate
 from .errors import ConfigurationError, EndOfStream
 from .frames import Frame
 from .params import DecisionParams, DetectorParams
-from .picture import PictureWatch
 from .rules import Rule, rules_from_values, unknown_classes
-from .runtimes import RUNTIMES, open_runtime, options_of
-from .share import CONVEYOR_MODEL, share_file
-from .tracking import Tracker
+from .runtimes import open_runtime, options_of
+from .share import model_file
+from .sight import Sight
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,8 +88,7 @@ class Replay:
 
     Args:
         video: Video file, or folder of pictures.
-        detector: Finds the objects.
-        tracking: Whether objects get ids.
+        sight: Looks at the frames.
         params: Parameters of the decision.
         rules: The rules in force.
         topic: Which of ``params.detections_topics`` the recording stands for.
@@ -109,9 +108,8 @@ class Replay:
     def __init__(
         self,
         video: str,
-        detector: Detector,
+        sight: Sight,
         *,
-        tracking: bool,
         params: DecisionParams,
         rules: tuple[Rule, ...],
         topic: str,
@@ -122,9 +120,7 @@ class Replay:
         self.rate = framerate or video_length(video)[1] or DEFAULT_RATE
         self.frames = self.stopped = 0
         self._source = open_source(video, framerate=math.inf)
-        self._detector, self._topic = detector, topic
-        self._tracker = Tracker() if tracking else None
-        self._watch = PictureWatch()
+        self._sight, self._topic = sight, topic
         self._decision = Decision(dataclasses.replace(params, detections_topics=(topic,)), rules, 0)
 
     @property
@@ -151,16 +147,11 @@ class Replay:
             self._source.close()
 
     def _look(self, frame: Frame) -> Look:
-        malformed = self._detector.malformed
-        detections = self._detector.detect(frame)
-        picture = self._watch.look(frame.image)
-        if self._tracker is not None:
-            detections = self._tracker.update(detections)
-        detections = dataclasses.replace(detections, picture=picture)
-        if self._detector.malformed != malformed:
-            outcome = self._decision.reject(self._topic, frame.stamp_ns)
-        else:
+        detections, _, trusted = self._sight.see(frame)
+        if trusted:
             outcome = self._decision.observe(self._topic, detections, frame.stamp_ns, frame.stamp_ns)
+        else:
+            outcome = self._decision.reject(self._topic, frame.stamp_ns)
         self.frames += 1
         self.stopped += outcome.command.stop
         return Look((frame.stamp_ns - 1) / 1e9, frame, detections, outcome)
@@ -208,18 +199,17 @@ def _prepare(args: argparse.Namespace) -> tuple[Replay, Detector, tuple[Rule, ..
     if not topic:
         raise ConfigurationError(f'--topic is {args.topic!r}, expected one of {list(params.detections_topics)}')
     wanted = pipe.params(DetectorParams)
-    model = args.model or wanted.model_file_path or str(share_file(CONVEYOR_MODEL))
+    model = model_file(args.model or wanted.model_file_path)
     detector = detector_of(open_runtime(args.backend or wanted.backend, model, options_of(wanted)), wanted)
     replay = Replay(
         args.video,
-        detector,
-        tracking=wanted.tracking,
+        Sight(detector, tracking=wanted.tracking),
         params=params,
         rules=rules,
         topic=topic,
         framerate=args.framerate or 0.0,
     )
-    _warn(*unknown_classes(rules, detector.labels))
+    _warn(*unknown_classes(rules, detector.reported), *dropped_scores(rules, wanted.confidence_threshold))
     if not any(rule.params.enabled for rule in rules):
         _warn('no rules are in force: nothing that is seen will stop anything')
     return replay, detector, rules

@@ -134,7 +134,7 @@ def unknown_classes(rules: Iterable[Rule], labels: Sequence[str]) -> list[str]:
 
     Args:
         rules: The rules in force.
-        labels: What the model can give.
+        labels: What a detector reports.
 
     Returns:
         A sentence for each.
@@ -146,7 +146,7 @@ def unknown_classes(rules: Iterable[Rule], labels: Sequence[str]) -> list[str]:
             if name not in labels:
                 near = difflib.get_close_matches(name, labels, 1)
                 hint = f'did you mean {near[0]!r}?' if near else f'expected some of {list(labels[:20])}'
-                found.append(f'{rule.name}.classes holds {name!r}, which the model does not know, {hint}')
+                found.append(f'{rule.name}.classes holds {name!r}, which the detector does not report, {hint}')
     return found
 
 

@@ -30,6 +30,16 @@ def share_file(name: str) -> Path:
     raise ConfigurationError(f'{name} of {PACKAGE} is in none of {[str(p) for p in places]}; install the package again')
 
 
+def model_file(given: str | Path | None) -> Path:
+    """Return the model asked for; that of this package where none was.
+
+    Raises:
+        ConfigurationError: None was asked for, and the one of this package is not installed.
+
+    """
+    return Path(given).expanduser() if given else share_file(CONVEYOR_MODEL)
+
+
 def fast_dds_environment() -> dict[str, str]:
     """Return the variable that gives Fast DDS the shipped profile; empty where the user has set one.
 

@@ -13,11 +13,10 @@ whenever edge_vision says so or falls silent, as when its process is killed or f
 
 from __future__ import annotations
 
+import threading
 import time
 
 import rclpy
-from rclpy.clock import Clock
-from rclpy.clock_type import ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Bool
@@ -36,12 +35,21 @@ class Conveyor(Node):
         self._heard_at: float | None = None
         self._allowed = False
         self._running: bool | None = None
+        self._lock = threading.Lock()
         self.create_subscription(Bool, 'conveyor/run', self._on_run, PERMISSION)
-        self.create_timer(WATCH_PERIOD, self._drive, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        # No timer of ROS: while the wall clock is set back, it may not come.
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def _on_run(self, msg: Bool) -> None:
-        self._heard_at, self._allowed = time.monotonic(), msg.data
-        self._drive()
+        with self._lock:
+            self._heard_at, self._allowed = time.monotonic(), msg.data
+            self._drive()
+
+    def _watch(self) -> None:
+        while True:
+            with self._lock:
+                self._drive()
+            time.sleep(WATCH_PERIOD)
 
     def _drive(self) -> None:
         if self._heard_at is None:

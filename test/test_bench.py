@@ -133,15 +133,10 @@ def test_machine_without_a_compiler_leaves_the_stops_out_with_a_line(monkeypatch
     assert 'no C compiler' in capsys.readouterr().out
 
 
-def test_absent_model_leaves_the_detector_out_with_a_line(monkeypatch, capsys):
-    monkeypatch.setattr(detector, 'CONVEYOR_MODEL', 'models/absent.onnx')
-    assert detector.find_runtime(arguments()) is None
-    assert capsys.readouterr().out.startswith('detector not measured: models/absent.onnx')
-
-
-def test_machine_without_a_gpu_leaves_its_steps_out_with_a_line(monkeypatch, capsys):
+def test_machine_without_a_gpu_leaves_its_steps_out_with_a_line(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, 'edge_vision.cuda', None)
-    assert list(gpu.steps(None, arguments())) == []
+    runtime = open_runtime('onnxruntime', models.fixed_boxes(tmp_path / 'm.onnx', [[24, 24, 16, 16, 0.5, 0.1]]))
+    assert list(gpu.steps(runtime, arguments())) == []
     assert 'gpu not measured: ' in capsys.readouterr().out
 
 

@@ -14,6 +14,7 @@ from edge_vision.rules import Rule, RuleParams
 MS = 1_000_000
 EPOCH_NS = 1_795_620_896_000_000_000  # stamps are on another clock than the caller's
 TIMEOUT_MS = 300
+LEFT, RIGHT = BOTH = ('left/detections', 'right/detections')
 RUNNING = Command(stop=False, alarm=False, speed_ratio=1.0)
 STOPPED = Command(stop=True, alarm=False, speed_ratio=0.0)
 
@@ -47,13 +48,15 @@ class Line:
         self.told = set()
 
     def frame(self, *labels, age=20, after=33, source=None, scores=None, picture=None):
-        """Observe, ``after`` ms later, a frame that is ``age`` ms old."""
+        """Observe, ``after`` ms later, a frame that is ``age`` ms old; None: nobody can tell how old."""
         self.now_ms += after
         source = source or self.source
-        captured_ms = self.now_ms - age
+        captured_ms = self.now_ms - (age or 0)
         found = seen(EPOCH_NS + captured_ms * MS, labels, scores, picture)
-        outcome = self.decision.complete(self.decision.observe(source, found, captured_ms * MS, self.now_ms * MS))
-        assert outcome.fresh == (self.newest_ms[source] < captured_ms and 0 <= age <= TIMEOUT_MS)
+        captured_ns = None if age is None else captured_ms * MS
+        outcome = self.decision.complete(self.decision.observe(source, found, captured_ns, self.now_ms * MS))
+        timely = age is not None and 0 <= age <= TIMEOUT_MS
+        assert outcome.fresh == (timely and self.newest_ms[source] < captured_ms)
         if outcome.fresh:
             self.newest_ms[source] = captured_ms
         return self._account(outcome)
@@ -75,6 +78,10 @@ class Line:
     def wait(self, ms):
         self.now_ms += ms
         return self._account(self.decision.tick(self.now_ms * MS))
+
+    def stand(self, ms):
+        """Look at a clock that has stood for so long."""
+        return self._account(self.decision.tick(self.now_ms * MS, ms * MS))
 
     def operator(self, hold):
         return self._account(self.decision.operator_stop(hold, self.now_ms * MS))
@@ -132,9 +139,9 @@ def running(*rules, **params):
 
 
 def test_it_starts_stopped():
-    line = Line(sources=('left', 'right'))
+    line = Line(sources=BOTH)
     assert line.command == STOPPED
-    assert [(cause.name, cause.source) for cause in line.decision.causes] == [(STARTING, 'left'), (STARTING, 'right')]
+    assert [(cause.name, cause.source) for cause in line.decision.causes] == [(STARTING, LEFT), (STARTING, RIGHT)]
 
 
 @pytest.mark.parametrize('count', [1, 2, 5])
@@ -209,14 +216,14 @@ def test_fresh_frames_in_a_row_end_the_lack_of_vision(count):
 
 
 def test_each_source_must_be_seen():
-    line = Line(sources=('left', 'right'))
-    line.frame(source='left')
+    line = Line(sources=BOTH)
+    line.frame(source=LEFT)
     assert line.command.stop
-    line.frame(source='right')
+    line.frame(source=RIGHT)
     assert line.command == RUNNING
     for _ in range(12):
-        line.frame(source='left')
-    assert [(cause.name, cause.source) for cause in line.decision.causes] == [(NO_FRESH_IMAGE, 'right')]
+        line.frame(source=LEFT)
+    assert [(cause.name, cause.source) for cause in line.decision.causes] == [(NO_FRESH_IMAGE, RIGHT)]
 
 
 def test_time_that_goes_back_is_no_fresh_look():
@@ -227,6 +234,41 @@ def test_time_that_goes_back_is_no_fresh_look():
     line.newest_ms['detections'] = 0
     assert line.frame().command.stop
     assert line.frame().command == RUNNING
+
+
+def test_clock_that_stands_stops_and_fresh_frames_release_once_it_goes_on():
+    line = running(release_consecutive_frames=2)
+    assert line.stand(TIMEOUT_MS).command == RUNNING
+    outcome = line.stand(TIMEOUT_MS + 12)
+    assert outcome.command == STOPPED
+    assert outcome.started[0].reason.endswith(' on a simulated clock that has stood for 0.312 s, allowed are 0.3 s')
+    assert not line.stand(TIMEOUT_MS + 40).changed
+    assert line.frame().command == STOPPED
+    assert line.frame().command == RUNNING
+
+
+def test_clock_that_stands_says_nothing_of_what_was_never_seen():
+    line = Line()
+    line.stand(TIMEOUT_MS + 1)
+    assert line.causes == [STARTING]
+
+
+def test_reset_is_refused_while_the_clock_stands():
+    line = running(rule(latch=True))
+    line.frame('dent')
+    line.frame()
+    outcome, refusal = line.decision.reset(line.now_ms * MS, (TIMEOUT_MS + 1) * MS)
+    assert outcome.command == STOPPED
+    assert refusal.startswith('still held by no_fresh_image: the newest image')
+
+
+@pytest.mark.parametrize('now_ms', [0, 40, TIMEOUT_MS], ids=lambda ms: f'{ms} ms after the clock began')
+def test_frame_of_an_age_that_nobody_can_tell_is_no_fresh_look(now_ms):
+    params = DecisionParams(release_consecutive_frames=1)
+    decision = Decision(params, [rule()], 0)
+    assert not decision.observe('detections', seen(EPOCH_NS, ()), None, now_ms * MS).fresh
+    assert decision.command == STOPPED
+    assert decision.observe('detections', seen(EPOCH_NS + 1, ['dent']), None, now_ms * MS).started[0].name == 'gate'
 
 
 def test_seeing_nothing_is_said_once():
@@ -310,12 +352,12 @@ def test_flagged_are_those_of_all_rules_once_triggered_or_not():
 
 
 def test_same_rule_on_two_sources_is_two_causes():
-    line = running(rule(), sources=('left', 'right'))
-    line.frame('dent', source='left', after=1)
-    line.frame('dent', source='right', after=1)
-    line.frame(source='left', after=1)
+    line = running(rule(), sources=BOTH)
+    line.frame('dent', source=LEFT, after=1)
+    line.frame('dent', source=RIGHT, after=1)
+    line.frame(source=LEFT, after=1)
     assert line.command.stop
-    assert line.frame(source='right', after=1).command == RUNNING
+    assert line.frame(source=RIGHT, after=1).command == RUNNING
 
 
 ACTIONS = ['stop', 'slowdown', 'alarm', 'flag']
@@ -352,10 +394,10 @@ def test_rule_that_is_not_enabled_does_nothing():
 
 
 def test_rule_of_one_camera_leaves_the_others_alone():
-    line = running(rule(cameras=('left',)), sources=('left/detections', 'right/detections'))
-    assert line.frame('dent', source='right/detections').flagged.tolist() == []
+    line = running(rule(cameras=('left',)), sources=BOTH)
+    assert line.frame('dent', source=RIGHT).flagged.tolist() == []
     assert line.command == RUNNING
-    assert line.frame('dent', source='left/detections').command.stop
+    assert line.frame('dent', source=LEFT).command.stop
 
 
 @pytest.mark.parametrize('count', [1, 2, 3])
@@ -431,9 +473,10 @@ def test_what_nobody_asks_for_comes_with_the_next_outcome():
         outcome = quiet.observe('detections', seen(at, ['dent#1']), at, at)
         assert not outcome.appeared
     assert outcome.command.stop
-    told = quiet.tick((captured + 40) * MS)
+    assert not quiet.tick((captured + 40) * MS).appeared  # which may come between a frame and what it is completed by
+    told, _ = quiet.reset((captured + 40) * MS)
     assert [sighting.track_id for sighting in told.appeared] == ['1']
-    assert not quiet.tick((captured + 50) * MS).appeared
+    assert not quiet.reset((captured + 50) * MS)[0].appeared
 
 
 @given(
@@ -747,6 +790,22 @@ def test_latch_outlives_being_switched_off():
     assert line.reset().command == RUNNING
 
 
+@pytest.mark.parametrize('clear_frames', [0, 3], ids=['still seen', 'clear'])
+def test_latch_outlives_its_rule_that_did_something_else_meanwhile(clear_frames):
+    line = running(rule(latch=True))
+    line.frame('dent')
+    for _ in range(clear_frames):
+        line.frame()
+    line.configure(rule(action_type='flag'))
+    line.frame('dent')
+    assert not line.configure(rule()).started
+    assert line.reset().command.stop
+    assert line.refusal.startswith('still held by gate')
+    assert line.frames(3).command.stop
+    assert [cause.name for cause in line.decision.kept] == ['gate']
+    assert line.reset().command == RUNNING
+
+
 def test_latch_switched_on_holds_what_holds_already():
     line = running(rule())
     line.frame('dent')
@@ -823,7 +882,7 @@ def test_rule_that_gets_another_action_goes_on_with_that_at_once():
 
 
 def test_object_of_a_camera_that_was_left_out_meanwhile_has_not_stayed():
-    line = running(rule(dwell_time=0.09), sources=('left/detections',))
+    line = running(rule(dwell_time=0.09), sources=(LEFT,))
     line.frames(2, 'person#1')
     line.configure(rule(enabled=False))
     line.frames(5, 'person#1')
@@ -855,11 +914,13 @@ STEPS = {
     'late': lambda line, source: line.frame(age=TIMEOUT_MS + 1, source=source),
     'late hit': lambda line, source: line.frame('dent', age=TIMEOUT_MS + 1, source=source),
     'future': lambda line, source: line.frame(age=-20, source=source),
+    'of no known age': lambda line, source: line.frame(age=None, source=source),
     'repeated': lambda line, source: line.old_frame(source=source),
     'reordered': lambda line, source: line.old_frame(source=source, before=15),
     'malformed': lambda line, source: line.reject(source),
     'short wait': lambda line, source: line.wait(40),
     'long wait': lambda line, source: line.wait(TIMEOUT_MS + 1),
+    'standing clock': lambda line, source: line.stand(TIMEOUT_MS + 1),
     'same picture': lambda line, source: line.frame(source=source, picture=SAME),
     'dark picture': lambda line, source: line.frame(source=source, picture=DARK),
     'hit in the dark': lambda line, source: line.frame('dent', source=source, picture=DARK),
@@ -873,6 +934,8 @@ STEPS = {
     'no rules': lambda line, source: line.configure(),
     'rules': lambda line, source: line.configure(*RULES),
     'alarms only': lambda line, source: line.configure(*[rule(r.name, latch=True, action_type='alarm') for r in RULES]),
+    'latching flags': lambda line, source: line.configure(rule('latching', action_type='flag')),
+    'latching lets go': lambda line, source: line.configure(rule('latching', latch=False)),
 }
 RULES = [
     rule('stopping', release_consecutive_frames=2),
@@ -883,10 +946,11 @@ RULES = [
 ]
 UNUSABLE = list(STEPS)[: list(STEPS).index('clear')]
 USELESS_PICTURES = ['same picture', 'dark picture', 'hit in the dark']
-TOO_LATE = [name for name in UNUSABLE if name not in USELESS_PICTURES]
+CHANGES_OF_RULES = list(STEPS)[list(STEPS).index('no rules') :]
+TOO_LATE = [name for name in UNUSABLE if name not in {*USELESS_PICTURES, 'standing clock'}]
 
 
-def sequences(names, *, sources=('left', 'right'), most=25):
+def sequences(names, *, sources=BOTH, most=25):
     return st.lists(st.tuples(st.sampled_from(list(names)), st.sampled_from(sources)), max_size=most)
 
 
@@ -895,31 +959,31 @@ def run(line, steps):
 
 
 def held_by_latch():
-    line = running(rule('latching', latch=True), sources=('left', 'right'))
-    line.frame('dent', source='left', after=1)
+    line = running(rule('latching', latch=True), sources=BOTH)
+    line.frame('dent', source=LEFT, after=1)
     return line
 
 
 def held_by_operator():
-    line = running(sources=('left', 'right'))
+    line = running(sources=BOTH)
     line.operator(hold=True)
     return line
 
 
 def held_by_rule():
-    line = running(*RULES, sources=('left', 'right'))
-    line.frame('dent', source='left', after=1)
+    line = running(*RULES, sources=BOTH)
+    line.frame('dent', source=LEFT, after=1)
     return line
 
 
 def held_by_silence():
-    line = running(*RULES, sources=('left', 'right'))
+    line = running(*RULES, sources=BOTH)
     line.wait(TIMEOUT_MS + 1)
     return line
 
 
 def held_by_start():
-    return Line(*RULES, sources=('left', 'right'))
+    return Line(*RULES, sources=BOTH)
 
 
 @pytest.mark.parametrize('held', [held_by_start, held_by_silence, held_by_rule, held_by_latch, held_by_operator])
@@ -927,7 +991,7 @@ def held_by_start():
 def test_nothing_but_fresh_frames_ever_releases_a_stop(held, steps):
     line = held()
     if held is held_by_rule:
-        line.frame(source='left', age=TIMEOUT_MS + 1)
+        line.frame(source=LEFT, age=TIMEOUT_MS + 1)
     assert all(outcome.command.stop for outcome in run(line, steps))
 
 
@@ -936,12 +1000,22 @@ def test_latched_stop_survives_everything_but_reset(steps):
     assert all(outcome.command.stop for outcome in run(held_by_latch(), steps))
 
 
+@given(sequences(['clear', 'hit', *CHANGES_OF_RULES], sources=[LEFT]))
+def test_latched_stop_survives_whatever_becomes_of_its_rule(steps):
+    line = held_by_latch()
+    run(line, steps)
+    STEPS['clear'](line, LEFT)
+    STEPS['clear'](line, RIGHT)
+    assert line.command.stop
+    assert ('latching', LEFT, 'stop') in {cause.key for cause in line.decision.kept}
+
+
 @given(sequences([name for name in STEPS if name != 'operator releases']))
 def test_operator_stop_survives_everything_but_its_release(steps):
     assert all(outcome.command.stop for outcome in run(held_by_operator(), steps))
 
 
-@pytest.mark.parametrize('sources', [('left',), ('left', 'right')], ids=['one source', 'two sources'])
+@pytest.mark.parametrize('sources', [(LEFT,), BOTH], ids=['one source', 'two sources'])
 @given(st.data())
 def test_it_runs_exactly_while_every_source_has_been_seen_often_enough(sources, data):
     count = data.draw(st.integers(1, 3))
@@ -963,10 +1037,10 @@ def test_it_runs_exactly_while_every_source_has_been_seen_often_enough(sources, 
 
 @given(sequences([*TOO_LATE, 'clear', 'hit']))
 def test_each_source_is_decided_on_as_if_it_were_alone(steps):
-    both = Line(*RULES, sources=('left', 'right'), release_consecutive_frames=2)
+    both = Line(*RULES, sources=BOTH, release_consecutive_frames=2)
     run(both, steps)
     alone = {}
-    for own in ('left', 'right'):
+    for own in BOTH:
         line = Line(*RULES, sources=(own,), release_consecutive_frames=2)
         for name, source in steps:
             if source == own or name.endswith('wait'):
@@ -985,11 +1059,11 @@ def test_each_source_is_decided_on_as_if_it_were_alone(steps):
 def test_order_in_which_sources_interleave_makes_no_difference(data):
     names = st.lists(st.sampled_from(['clear', 'hit']), min_size=1, max_size=8)
     left, right = data.draw(names), data.draw(names)
-    order = data.draw(st.permutations(['left'] * len(left) + ['right'] * len(right)))
+    order = data.draw(st.permutations([LEFT] * len(left) + [RIGHT] * len(right)))
 
     def outcome(order):
-        line = Line(*RULES, sources=('left', 'right'), release_consecutive_frames=2)
-        queues = {'left': list(left), 'right': list(right)}
+        line = Line(*RULES, sources=BOTH, release_consecutive_frames=2)
+        queues = {LEFT: list(left), RIGHT: list(right)}
         for source in order:
             labels = ['dent'] if queues[source].pop(0) == 'hit' else []
             line.frame(*labels, source=source, after=1, age=0)
@@ -1000,7 +1074,7 @@ def test_order_in_which_sources_interleave_makes_no_difference(data):
 
 @given(sequences(STEPS))
 def test_looking_at_the_time_more_often_changes_nothing_but_when_it_is_noticed(steps):
-    seldom, often = (Line(*RULES, sources=('left', 'right'), release_consecutive_frames=2) for _ in range(2))
+    seldom, often = (Line(*RULES, sources=BOTH, release_consecutive_frames=2) for _ in range(2))
     for name, source in steps:
         STEPS[name](seldom, source)
         often.wait(0)

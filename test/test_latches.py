@@ -1,11 +1,13 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
 from edge_vision.causes import OPERATOR_STOP, UNREADABLE_LATCHES
 from edge_vision.decision import Cause
 from edge_vision.errors import ConfigurationError
-from edge_vision.latches import load, save
+from edge_vision.latches import load, lock, save
 
 GATE = Cause('gate', 'left/detections', 'stop', 5, 'dent in gate', latch=True)
 OPERATOR = Cause(OPERATOR_STOP, '', 'stop', 6, 'the operator stopped it')
@@ -50,7 +52,41 @@ def test_file_that_cannot_be_read_is_a_stop_that_can_be_reset(tmp_path, text):
 
 def test_file_that_could_not_be_written_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match='expected a file in a directory that can be written'):
-        load(tmp_path / 'absent' / 'latches.json', 9)
+        lock(tmp_path / 'absent' / 'latches.json')
+
+
+def test_file_has_one_decision_at_a_time_for_as_long_as_that_lives(tmp_path):
+    path = tmp_path / 'latches.json'
+    with lock(path):
+        save(path, [GATE])
+        with pytest.raises(
+            ConfigurationError, match=r"latches.json', which another decision keeps; give each decision"
+        ):
+            lock(path)
+        with lock(tmp_path / 'other.json'):
+            pass
+    with lock(path):
+        assert [cause.name for cause in load(path, 9)] == ['gate']
+
+
+def test_file_of_a_decision_that_was_killed_is_free(tmp_path):
+    path = tmp_path / 'latches.json'
+    keep = f'import pathlib, time; from edge_vision.latches import lock; held = lock(pathlib.Path({str(path)!r}))'
+    keeper = subprocess.Popen(
+        [sys.executable, '-c', f'{keep}; print(flush=True); time.sleep(60)'], stdout=subprocess.PIPE
+    )
+    with keeper:
+        keeper.stdout.readline()
+        with pytest.raises(ConfigurationError, match='another decision'):
+            lock(path)
+        keeper.kill()
+    lock(path).close()
+
+
+def test_file_that_cannot_be_locked_is_refused(tmp_path):
+    (tmp_path / 'latches.json.lock').mkdir()
+    with pytest.raises(ConfigurationError, match='which cannot be locked: Is a directory'):
+        lock(tmp_path / 'latches.json')
 
 
 def test_file_is_json_that_a_person_can_read(tmp_path):

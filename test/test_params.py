@@ -10,6 +10,7 @@ from edge_vision.params import (
     DecisionParams,
     DetectorParams,
     from_values,
+    meant_for,
     specs,
     unknown_name,
 )
@@ -120,6 +121,36 @@ def test_unknown_name_comes_with_the_nearest_known_one():
 def test_decision_without_anything_to_look_at_is_refused():
     with pytest.raises(ConfigurationError, match='detections_topics is empty, expected at least one topic'):
         from_values(DecisionParams, {'detections_topics': []})
+
+
+@pytest.mark.parametrize(
+    'topics', [['detections_left', 'detections_right'], ['line/a/left', 'line/a/right'], ['detections', '/detections']]
+)
+def test_cameras_that_could_not_be_told_apart_are_refused(topics):
+    with pytest.raises(ConfigurationError, match='expected one namespace per camera, such as left/detections'):
+        from_values(DecisionParams, {'detections_topics': topics})
+
+
+def test_cameras_in_namespaces_of_their_own_are_taken():
+    topics = ('detections', 'left/detections', '/line/right/seen')
+    assert from_values(DecisionParams, {'detections_topics': topics}).detections_topics == topics
+
+
+@pytest.mark.parametrize('half', [{'image_width': 640}, {'image_height': 480}])
+def test_half_an_image_size_is_refused(half):
+    with pytest.raises(ConfigurationError, match='expected both or neither'):
+        from_values(DecisionParams, half)
+
+
+def test_heartbeat_that_would_leave_no_time_for_anything_else_is_refused():
+    with pytest.raises(ConfigurationError, match=r'heartbeat_rate is 101\.0, expected a number from 1\.0 to 100\.0'):
+        from_values(DecisionParams, {'heartbeat_rate': 101.0})
+
+
+def test_names_are_sorted_by_who_reads_them():
+    names = ['rules', 'gate.classes', 'threads', 'use_sim_time', 'qos_overrides./stop.depth', 'image_width', 'typo']
+    assert meant_for(DecisionParams, names) == ['rules', 'gate.classes', 'typo']
+    assert meant_for(DetectorParams, names) == ['gate.classes', 'threads', 'typo']
 
 
 def test_parameters_cannot_be_changed_by_accident():

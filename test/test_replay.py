@@ -1,16 +1,23 @@
 import contextlib
 import io
+import itertools
 import json
+import math
 from itertools import pairwise
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from edge_vision import cli
+from edge_vision.detector import Detector
 from edge_vision.params import DecisionParams
+from edge_vision.replay import Replay
+from edge_vision.sight import Sight
 from edge_vision.simulator.renderer import Renderer
 from edge_vision.simulator.world import World
+from edge_vision.yolov8 import candidates
 
 RATE, SECONDS = 20.0, 6.0
 PATIENCE = DecisionParams.release_consecutive_frames
@@ -177,8 +184,43 @@ def test_a_rule_that_would_never_act_is_warned_of(run, rules, short, tmp_path):
     wrong.write_text(rules.read_text().replace('"scratch"', '"scrach"'))
     code, said = run(short, '--params-file', wrong, '--json')
     assert code == 0
-    assert "defect.classes holds 'scrach', which the model does not know, did you mean 'scratch'?" in said.err
+    assert "defect.classes holds 'scrach', which the detector does not report, did you mean 'scratch'?" in said.err
     assert json.loads(said.out)['frames']
+
+
+def test_a_rule_for_what_the_detector_leaves_out_is_warned_of(run, rules, short, tmp_path):
+    wrong = tmp_path / 'wrong.yaml'
+    narrowed = 'classes: ["scratch", "dent"]\n    confidence_threshold: 0.5'
+    wrong.write_text(rules.read_text().replace('confidence_threshold: 0.25', narrowed))
+    code, said = run(short, '--params-file', wrong, '--json')
+    assert code == 0
+    assert "defect.classes holds 'stain'" in said.err
+    assert "holds 'dent'" not in said.err
+    assert 'defect.min_score is 0.35, below the confidence_threshold of the detector, 0.5' in said.err
+
+
+class Network:
+    """Sees a part in every picture; in the one that is told with a number that is none beside it."""
+
+    name, input_size, labels = 'told', (64, 96), ('part',)
+
+    def __init__(self, broken):
+        self._broken, self._seen = broken, itertools.count()
+
+    def infer(self, _image, _geometry, min_score):
+        part, elsewhere = [48, 32, 20, 20, 0.9], [80, 50, 20, 20, 0.9]
+        anchors = [elsewhere, [math.nan, *part[1:]]] if next(self._seen) == self._broken else [part]
+        return candidates(np.array(anchors, np.float32).T, min_score)
+
+
+def test_a_frame_whose_boxes_are_not_trusted_is_no_look_at_the_scene(recording):
+    params, looks = DecisionParams(release_consecutive_frames=5), {}
+    for broken in (2, -1):
+        sight = Sight(Detector(Network(broken)), tracking=True)
+        replay = Replay(str(recording[0]), sight, params=params, rules=(), topic='detections', framerate=RATE)
+        looks[broken] = list(itertools.islice(replay.looks(), 12))
+    stopped = {broken: [look.outcome.command.stop for look in looks[broken]].index(False) for broken in looks}
+    assert stopped[2] - stopped[-1] >= 2  # it begins to count again behind the broken one
 
 
 def test_pipelines_of_a_file_are_told_apart_by_their_namespace(run, rules, short, tmp_path):

@@ -1,5 +1,6 @@
 import importlib
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,10 @@ from onnx import TensorProto
 
 import models
 from edge_vision import runtimes
+from edge_vision.backends import RUNTIMES, Entry
 from edge_vision.errors import ConfigurationError, ModelError, RuntimeUnavailable
 from edge_vision.params import DetectorParams
-from edge_vision.runtimes import RUNTIMES, Options, open_runtime, options_of
+from edge_vision.runtimes import Options, open_runtime, options_of
 from edge_vision.runtimes.onnxruntime import TENSORRT, ort, provider_options
 from edge_vision.runtimes.openvino import ov
 from edge_vision.yolov8 import letterbox
@@ -79,8 +81,9 @@ def without(monkeypatch):
 
     def hide(*names):
         for name in names:
-            monkeypatch.delitem(sys.modules, f'edge_vision.runtimes.{name}', raising=False)
-            monkeypatch.setitem(sys.modules, f'edge_vision.runtimes.{name}' if name == 'tensorrt' else name, None)
+            module = f'edge_vision.runtimes.{RUNTIMES[name].module}'
+            monkeypatch.delitem(sys.modules, module, raising=False)
+            monkeypatch.setitem(sys.modules, name if name in ('openvino', 'onnxruntime') else module, None)
 
     return hide
 
@@ -106,10 +109,9 @@ def test_auto_goes_on_until_something_is_installed(tmp_path, caplog, without):
 
 
 def test_auto_with_nothing_installed_names_everything_that_could_be(tmp_path, without):
-    without('tensorrt', 'openvino', 'onnxruntime')
-    with pytest.raises(
-        RuntimeUnavailable, match=r'tensorrt\.txt; openvino: .*; onnxruntime: .*pip install onnxruntime$'
-    ):
+    without(*RUNTIMES)
+    ways = [rf'{name}: not installed \(no \S+\), {re.escape(entry.install)}' for name, entry in RUNTIMES.items()]
+    with pytest.raises(RuntimeUnavailable, match='; '.join(ways) + '$'):
         open_runtime('auto', models.fixed_boxes(tmp_path / 'm.onnx', ANCHORS))
 
 
@@ -127,7 +129,7 @@ def FirstRuntime(path, options):
         (tmp_path / 'first_of_a_test.py').write_text(source)
         monkeypatch.setattr(runtimes, '__path__', [*runtimes.__path__, str(tmp_path)])
         monkeypatch.delitem(sys.modules, 'edge_vision.runtimes.first_of_a_test', raising=False)
-        row = runtimes.Entry('first_of_a_test', 'FirstRuntime', 'pip install first', ('.onnx',))
+        row = Entry('first_of_a_test', 'FirstRuntime', 'pip install first', ('.onnx',))
         monkeypatch.setattr(runtimes, 'RUNTIMES', {'first': row, **RUNTIMES})
 
     return make
@@ -280,11 +282,7 @@ def test_onnxruntime_refuses_an_openvino_model(tmp_path):
 @pytest.mark.parametrize(
     ('backend', 'precision', 'reason'),
     [
-        (
-            'tensorflow',
-            'fp32',
-            r"backend is 'tensorflow', expected one of \['auto', 'tensorrt', 'openvino', 'onnxruntime'\]",
-        ),
+        ('tensorflow', 'fp32', f"backend is 'tensorflow', expected one of {re.escape(str(['auto', *RUNTIMES]))}"),
         ('auto', 'fp64', "precision is 'fp64'"),
         ('openvino', 'int8', "precision is 'int8'"),
         ('onnxruntime', 'fp16', "precision is 'fp16'"),

@@ -6,7 +6,7 @@ import pytest
 
 import edge_vision
 from edge_vision.errors import ConfigurationError
-from edge_vision.share import share_file
+from edge_vision.share import CONVEYOR_MODEL, model_file, share_file
 
 ROOT = Path(edge_vision.__file__).parents[1]
 
@@ -44,3 +44,9 @@ def test_missing_file_is_named_with_the_places_searched(tmp_path, monkeypatch):
     with pytest.raises(ConfigurationError, match=r'models/none\.onnx of edge_vision is in none of') as refused:
         share_file('models/none.onnx')
     assert str(tmp_path) in str(refused.value)
+
+
+@pytest.mark.parametrize('nothing', ['', None])
+def test_the_model_is_the_one_asked_for_else_that_of_the_package(nothing):
+    assert model_file(nothing) == share_file(CONVEYOR_MODEL)
+    assert model_file('~/m.onnx') == model_file(Path('~/m.onnx')) == Path.home() / 'm.onnx'

@@ -17,9 +17,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..backends import RUNTIMES
 from ..errors import ConfigurationError
 from ..frames import Image
-from ..runtimes import RUNTIMES
+from ..runtimes import open_runtime
+from ..share import model_file
 from ..simulator.source import ConveyorSource
 from . import decision, delivery, detector, gpu, mqtt, picture, spool
 from .figures import show, shown
@@ -74,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if importlib.util.find_spec('rclpy') is None:
         raise ConfigurationError('rclpy is not installed; source a ROS 2 distro or run scripts/setup')
-    runtime = detector.find_runtime(args)
+    runtime = open_runtime(args.backend, model_file(args.model))
     pictures = [draw(wanted) for wanted in args.size or SIZES]
     report: dict[str, Any] = {'machine': machine(), 'framerate': args.framerate, 'duration': args.duration}
     if args.json:
@@ -82,8 +84,7 @@ def run(args: argparse.Namespace) -> int:
     show(', '.join(f'{name} {value}' for name, value in report['machine'].items()))
     show(f'{args.framerate:g} pictures/s for {args.duration:g} s per line; times are p50 and p99 in ms')
     report['delivery'] = list(shown(delivery.deliveries(pictures, args), delivery.cells))
-    found = detector.detections(runtime, pictures, args.duration) if runtime else ()
-    report['detector'] = list(shown(found, detector.cells))
+    report['detector'] = list(shown(detector.detections(runtime, pictures, args.duration), detector.cells))
     report['gpu'] = list(shown(gpu.steps(runtime, args), gpu.cells))
     report['picture'] = list(shown(picture.looks(pictures, args.duration), picture.cells))
     report['decision'] = list(shown(decision.decisions(args.duration), decision.cells))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import numpy as np
 from ..errors import EdgeVisionError
 from ..frames import Frame, FrameSlot, Image
 from ..share import fast_dds_environment
-from .figures import Row, dimensions, percentiles, ratio, text, timed, times
+from .figures import Row, dimensions, percentiles, printed, ratio, text, timed, times
 
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 NODE = 'edge_vision.nodes.bench_node'
@@ -105,7 +104,7 @@ def ending(process: subprocess.Popen[str], timeout: float) -> Sequence[float]:
         raise EdgeVisionError(f'a process of the bench still runs after {timeout:.0f} s, try a lower load') from error
     if process.returncode:
         raise EdgeVisionError(f'a process of the bench ended with exit code {process.returncode}, see its own message')
-    return [float(nanoseconds) / 1e6 for nanoseconds in json.loads(output)]
+    return [float(nanoseconds) / 1e6 for nanoseconds in printed(output)]
 
 
 def copies(image: Image, count: int = 50) -> list[float]:

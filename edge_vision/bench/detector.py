@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
 from ..detector import Detector
-from ..errors import ConfigurationError
 from ..frames import Frame, Image
-from ..runtimes import Runtime, open_runtime
-from ..share import CONVEYOR_MODEL, share_file
+from ..runtimes import Runtime
 from ..yolov8 import Canvas, decode, letterbox, nms
-from .figures import Row, dimensions, in_turns, percentiles, ratio, show, text, times
-
-
-def find_runtime(args: argparse.Namespace) -> Runtime | None:
-    """Load the model; say so where none was given and there is no shipped one.
-
-    Raises:
-        EdgeVisionError: The model that was given is not usable.
-
-    """
-    try:
-        model = args.model or share_file(CONVEYOR_MODEL)
-    except ConfigurationError as error:
-        show(f'detector not measured: {error}')
-        return None
-    return open_runtime(args.backend, model)
+from .figures import Row, dimensions, in_turns, percentiles, ratio, text, times
 
 
 def detections(runtime: Runtime, pictures: Iterable[Image], duration: float) -> Iterator[Row]:

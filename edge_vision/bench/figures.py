@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,11 @@ def timed(step: Callable[[], object]) -> float:
     started = time.perf_counter_ns()
     step()
     return (time.perf_counter_ns() - started) / 1e6
+
+
+def printed(output: str) -> Any:
+    """Read the last line of JSON in what a process printed; Fast DDS 2.14 prints its errors there, too."""
+    return json.loads([line for line in output.splitlines() if line.startswith(('[', '{'))][-1])
 
 
 def in_turns(steps: Mapping[str, Callable[[], object]], duration: float) -> dict[str, list[float]]:

@@ -44,13 +44,13 @@ def find_gpu() -> Gpu | None:
         return None
 
 
-def steps(runtime: Runtime | None, args: argparse.Namespace) -> Iterator[Row]:
+def steps(runtime: Runtime, args: argparse.Namespace) -> Iterator[Row]:
     """Time the steps for each size of picture, and the runtime where it is TensorRT."""
     gpu = find_gpu()
     for size in args.size or SIZES if gpu else ():
         gpu.use()  # type: ignore[union-attr]
         figures = Bench(size).measure(args.duration)
-        whole = infer(runtime, size, args.duration) if runtime is not None and runtime.name == 'tensorrt' else None
+        whole = infer(runtime, size, args.duration) if runtime.name == 'tensorrt' else None
         yield {
             'size': list(size),
             'gpu': gpu.device.name,  # type: ignore[union-attr]
@@ -89,9 +89,9 @@ class Bench:
         """Time each step, ms.
 
         Returns:
-            ``upload``: the picture to the GPU. ``letterbox``: from the GPU's memory. ``mapped``: the same from the
-            CPU's memory, without an upload. ``copy``: the picture's bytes within the GPU. ``take``: 40 of 8400
-            anchors. ``copy_output``: the bytes of the network's output within the GPU.
+            ``upload``: the picture to the GPU. ``letterbox``: from the GPU's memory. ``mapped``: the same with
+            the picture in the CPU's memory, without an upload. ``copy``: the picture's bytes within the GPU.
+            ``take``: 40 of 8400 anchors. ``copy_output``: the bytes of the network's output within the GPU.
 
         """
         with ExitStack() as stack:
@@ -133,16 +133,16 @@ class Bench:
         grid, block = (INPUT_SIZE[1] // 32, INPUT_SIZE[0] // 8), (32, 8)
         header = (found.address, found.address + result.positions, found.address + result.taken)
 
-        def letterboxing(source: int) -> Callable[[], None]:
-            values = [*(source + place for place in places), planes.address, header[0]]
+        def letterboxing(picture: int) -> Callable[[], None]:
+            values = [*(staged.address + place for place in places[:-1]), picture, planes.address, header[0]]
             arguments = self._arguments(values, (INPUT_SIZE[1], INPUT_SIZE[0], 4))
             return lambda: stream.launch(code.letterbox, grid, block, arguments)
 
         taking = self._arguments([staged.address, output.address, *header], (ROWS, ANCHORS, 0, result.capacity))
         return {
             'upload': lambda: stream.upload(staged, host, size),
-            'letterbox': letterboxing(staged.address),
-            'mapped': letterboxing(host.address),
+            'letterbox': letterboxing(staged.address + places.picture),
+            'mapped': letterboxing(host.address + places.picture),
             'copy': lambda: stream.copy(other, staged, image.size),
             'take': lambda: stream.launch(code.take_float, (-(-ANCHORS // 256), 1), (256, 1), taking),
             'copy_output': lambda: stream.copy(spare, output, output.size),

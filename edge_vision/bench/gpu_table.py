@@ -11,11 +11,12 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from ..backends import PRECISIONS
 from ..engines import api, files
 from ..errors import EdgeVisionError
-from ..runtimes import PRECISIONS, Options, open_runtime
+from ..runtimes import Options, open_runtime
 from ..runtimes.tensorrt import TensorRtRuntime
-from ..share import CONVEYOR_MODEL, share_file
+from ..share import model_file
 from . import gpu, positive, size
 from .figures import Figures, Row, dimensions, show
 
@@ -48,7 +49,7 @@ def table(args: argparse.Namespace) -> Iterator[str]:
         EdgeVisionError: There is no GPU or no TensorRT, or the model is not usable.
 
     """
-    runtime = open_runtime('tensorrt', args.model or share_file(CONVEYOR_MODEL), Options(precision=args.precision))
+    runtime = open_runtime('tensorrt', model_file(args.model), Options(precision=args.precision))
     rows = list(gpu.steps(runtime, args))
     height, width = runtime.input_size
     yield f'{rows[0]["gpu"]}, {api.find()}, {width}x{height} {args.precision}; medians in ms, infer also p99'

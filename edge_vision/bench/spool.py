@@ -7,7 +7,6 @@ take as long as in between, when it is well.
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import subprocess
@@ -21,7 +20,7 @@ from ..errors import EdgeVisionError
 from ..events import BBox, Event, Evidence, event_id
 from ..spool import Spool
 from .disk import Disk, build
-from .figures import Row, in_turns, percentiles, ratio, show, text, times
+from .figures import Row, in_turns, percentiles, printed, ratio, show, text, times
 
 BATCH = 64  # events that are stored at once
 EVENTS = 100_000  # that go through the spool while its memory is watched
@@ -141,7 +140,7 @@ def stopped(folder: Path, library: Path, duration: float) -> dict[str, list[int]
         ).stdout
     except subprocess.SubprocessError as error:
         raise EdgeVisionError(f'the process that stops failed: {error}') from error
-    took: dict[str, list[int]] = json.loads(output)
+    took: dict[str, list[int]] = printed(output)
     return took
 
 

@@ -15,11 +15,12 @@ import cv2
 import numpy as np
 
 from .. import configuration
+from ..backends import PRECISIONS, RUNTIMES
 from ..capture import masked, video_length
 from ..errors import ConfigurationError
 from ..params import DecisionParams
 from ..rules import Rule, rules_from_values
-from ..share import CONVEYOR_MODEL, share_file
+from ..share import model_file, share_file
 from .cloud import Cloud
 from .line import CLOUD_SOURCE_TIMEOUT, Line, Settings
 from .pictures import Stop, contact_sheet
@@ -41,8 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--duration', type=float, default=0.0, help='seconds; default: 25, or the length of a file')
     parser.add_argument('--framerate', type=float, default=0.0, help="default: 60, separate 30, a file's own")
     parser.add_argument('--seed', type=int, default=1, help='seed of the simulated line')
+    parser.add_argument('--backend', choices=('auto', *RUNTIMES), help="what runs it; default: the parameters file's")
     parser.add_argument(
-        '--backend', default='', help="auto, tensorrt, openvino or onnxruntime; default: the parameters file's"
+        '--precision', choices=PRECISIONS, help="what it computes in; default: the parameters file's, fp32 if none"
     )
     parser.add_argument(
         '--cloud-delay',
@@ -113,9 +115,11 @@ def check(args: argparse.Namespace) -> Settings:
             raise ConfigurationError(f'{name} is {value!r}, expected a number above 0')
     simulated = args.source.startswith('sim://')
     source = f'{SIMULATOR}?seed={args.seed}' if args.source == SIMULATOR else args.source
-    model = args.model or str(share_file(CONVEYOR_MODEL))
-    if not Path(model).is_file():
-        raise ConfigurationError(f'--model is {model!r}, which is not a file; export one with: yolo export format=onnx')
+    model = model_file(args.model)
+    if not model.is_file():
+        raise ConfigurationError(
+            f'--model is {str(model)!r}, which is not a file; export one with: yolo export format=onnx'
+        )
     params_file = Path(args.params_file or share_file('config/demo.yaml'))
     length, own_rate = video_length(args.source)
     output = Path(args.output).resolve()
@@ -124,14 +128,14 @@ def check(args: argparse.Namespace) -> Settings:
         _check_writable(Path(args.report))
     return Settings(
         source=source,
-        model=str(Path(model).resolve()),
+        model=str(model.resolve()),
         params_file=params_file.resolve(),
         rules=read_rules(params_file),
         mode=args.mode,
         duration=args.duration or length or 25.0,
         recorded=Path(args.source).is_file() or Path(args.source).is_dir(),
         framerate=args.framerate or (FRAMERATES[args.mode] if simulated else own_rate),
-        backend=args.backend,
+        runtime={name: value for name in ('backend', 'precision') if (value := getattr(args, name))},
         round_trip=read_round_trip(args.cloud_delay) if simulated else None,
         output=output,
         domain_id=os.environ.get('ROS_DOMAIN_ID') or str(random.SystemRandom().randint(1, 100)),

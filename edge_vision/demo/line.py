@@ -21,14 +21,19 @@ from .report import Run
 
 RECORDED_RATE = 15.0  # pictures per second in the annotated video
 VIDEO_TIMEOUT = 180.0  # s for writing it
-START_TIMEOUT = 60.0  # s until the first frame is decided
+START_TIMEOUT = 600.0  # s until the first frame is decided: before it, an engine may have to be built
+PATIENCE = 10.0  # s after which it is told what is waited for
 DELIVERY_TIMEOUT = 10.0  # s for the last events to reach the cloud
 NODES = ('camera', 'detector', 'decision', 'bridge')
 CLOUD_SOURCE_TIMEOUT = 5.0  # s; with the edge's limit a cloud's answers would all be too old
 
 
 class Settings(NamedTuple):
-    """Checked arguments; ``recorded`` is a source that is a file, in which a still is no frozen camera."""
+    """Checked arguments.
+
+    ``recorded`` is a source that is a file, in which a still is no frozen camera; ``runtime`` has those parameters of
+    the detector that stand in place of the file's.
+    """
 
     source: str
     recorded: bool
@@ -38,7 +43,7 @@ class Settings(NamedTuple):
     mode: str
     duration: float
     framerate: float
-    backend: str
+    runtime: Mapping[str, str]
     round_trip: tuple[float, float] | None
     output: Path
     domain_id: str
@@ -137,7 +142,7 @@ class Line:
         host, port = self._broker
         values: dict[str, dict[str, object]] = {
             'camera': {'video_device': s.source, 'framerate': s.framerate, 'compressed_framerate': RECORDED_RATE},
-            'detector': {'model_file_path': s.model, **({'backend': s.backend} if s.backend else {})},
+            'detector': {'model_file_path': s.model, **s.runtime},
             'decision': {'frozen_timeout': 0.0} if s.recorded else {},
             'bridge': {
                 'broker.host': host,
@@ -160,14 +165,7 @@ class Line:
         """Wait for the first decided frame, then for the duration, showing what happens."""
         latest: dict[str, Any] = {}
         threading.Thread(target=_read_lines, args=(observer, latest), daemon=True).start()
-        deadline = time.monotonic() + START_TIMEOUT
-        while not latest.get('fps'):
-            _check_all(children)
-            if time.monotonic() > deadline:
-                raise EdgeVisionError(
-                    f'no frame was decided within {START_TIMEOUT:.0f} s; see the logs in {self._settings.output}'
-                )
-            time.sleep(0.05)
+        wait_for_decision(latest, children, self._settings.output)
         started = time.monotonic()
         while (elapsed := time.monotonic() - started) < self._settings.duration:
             _check_all(children)
@@ -186,6 +184,30 @@ class Line:
         return Run(seen, self._cloud.events, self._cloud.pictures, self._cloud.duplicated, self._cloud.bytes)
 
 
+def wait_for_decision(latest: Mapping[str, Any], children: Sequence[Child], logs: Path) -> None:
+    """Wait until frames are decided.
+
+    Args:
+        latest: What the observer says, kept up to date by another thread.
+        children: None of them may end.
+        logs: Folder of what they say.
+
+    Raises:
+        EdgeVisionError: A process ended, or it takes too long.
+
+    """
+    started, told = time.monotonic(), False
+    while not latest.get('fps'):
+        _check_all(children)
+        waited = time.monotonic() - started
+        if waited > START_TIMEOUT:
+            raise EdgeVisionError(f'no frame was decided within {START_TIMEOUT:.0f} s; see the logs in {logs}')
+        if waited > PATIENCE and not told:
+            told = True
+            print(f'Waiting for source and model (building a TensorRT engine takes minutes); logs: {logs}', flush=True)
+        time.sleep(0.05)
+
+
 def _check_all(children: Sequence[Child]) -> None:
     for child in children:
         child.check()
@@ -194,7 +216,8 @@ def _check_all(children: Sequence[Child]) -> None:
 def _read_lines(observer: Child, latest: dict[str, Any]) -> None:
     assert observer.process.stdout is not None  # noqa: S101  it was asked for
     for line in observer.process.stdout:
-        latest.update(json.loads(line))
+        if line.startswith(b'{'):  # Fast DDS 2.14 prints its errors there, too
+            latest.update(json.loads(line))
 
 
 def _show(elapsed: float, duration: float, latest: Mapping[str, Any]) -> None:

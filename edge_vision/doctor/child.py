@@ -14,6 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ..backends import RUNTIMES
+from ..share import model_file
+
 Found = dict[str, Any]
 
 MESSAGES = ('diagnostic_msgs', 'geometry_msgs', 'sensor_msgs', 'std_msgs', 'std_srvs')
@@ -61,10 +64,13 @@ def tensorrt(_arguments: Mapping[str, Any]) -> Found:
 
 
 def cuda(_arguments: Mapping[str, Any]) -> Found:
-    """Ask CUDA for the GPU."""
+    """Ask CUDA for the GPU, and whether the kernels can be compiled for it."""
     found: Found = {'version': version('cuda-bindings', 'cuda-python')}
     importlib.import_module('cuda')
-    device = importlib.import_module('edge_vision.cuda').device()
+    gpu = importlib.import_module('edge_vision.cuda').gpu()
+    gpu.use()
+    importlib.import_module('edge_vision.cuda.kernels').kernels()
+    device = gpu.device
     found['name'] = device.name
     found['compute_capability'] = list(device.compute_capability)
     found['integrated'] = device.integrated
@@ -81,17 +87,15 @@ def broker(arguments: Mapping[str, Any]) -> Found:
 
 
 def model(arguments: Mapping[str, Any]) -> Found:
-    """Read what a model says about itself, open it where that is asked for, and compare the rules with its labels."""
-    path = model_path(arguments)
+    """Read what a model says about itself, open it where that is asked for, and compare the rules with it."""
+    path = model_file(arguments.get('path'))
     try:
         found = described(path)
         if arguments.get('open'):
             found |= opened(path, arguments)
     except OSError as error:
         return {'trouble': f'model file {str(path)!r} cannot be read: {error.strerror}', 'kind': type(error).__name__}
-    if found['labels']:
-        found['unknown_classes'] = unknown_classes(arguments.get('rules', {}), found['labels'])
-    return found
+    return found | misfits(arguments, found['labels'])
 
 
 def described(path: Path) -> Found:
@@ -114,7 +118,7 @@ def opened(path: Path, arguments: Mapping[str, Any]) -> Found:
     """
     runtimes = importlib.import_module('edge_vision.runtimes')
     backend, providers = arguments['backend'], tuple(arguments['providers'])
-    runtimes.RUNTIMES.pop('tensorrt')  # of this process only
+    RUNTIMES.pop('tensorrt')  # of this process only
     try:
         if TENSORRT_PROVIDER in providers:
             backend, providers = 'onnxruntime', without_tensorrt(providers)
@@ -134,21 +138,24 @@ def without_tensorrt(providers: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in providers if name != TENSORRT_PROVIDER)
 
 
-def unknown_classes(values: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
-    """Find the classes of the rules in force that the model does not have; rules that are wrong are told elsewhere."""
-    rules = importlib.import_module('edge_vision.rules')
+def misfits(arguments: Mapping[str, Any], labels: Sequence[str]) -> Found:
+    """Find what rules ask for and the detector does not report; rules that are wrong are told elsewhere.
+
+    Args:
+        arguments: Rules, and the detector's classes and threshold.
+        labels: The model's labels; none where they are not known.
+
+    """
+    detector, rules = importlib.import_module('edge_vision.detector'), importlib.import_module('edge_vision.rules')
     try:
-        in_force = rules.rules_from_values(values)
+        in_force = rules.rules_from_values(arguments.get('rules', {}))
     except importlib.import_module('edge_vision.errors').ConfigurationError:
-        return []
-    return list(rules.unknown_classes(in_force, labels))
-
-
-def model_path(arguments: Mapping[str, Any]) -> Path:
-    """Return the model to look at; '' is that of this package."""
-    share = importlib.import_module('edge_vision.share')
-    given = arguments.get('path') or share.share_file(share.CONVEYOR_MODEL)
-    return Path(given).expanduser()
+        return {}
+    reported = detector.kept(labels, arguments.get('classes', ()))
+    return {
+        'unknown_classes': rules.unknown_classes(in_force, reported) if reported else [],
+        'dropped_scores': detector.dropped_scores(in_force, arguments.get('confidence_threshold', 0.0)),
+    }
 
 
 def properties_of(path: Path) -> Mapping[str, str] | None:
@@ -172,11 +179,11 @@ def engine(arguments: Mapping[str, Any]) -> Found:
     )
     place = Path(arguments['engine']).expanduser() if arguments['engine'] else None
     api = preparation.find(to_build=True)
-    model_file = model_path(arguments)
-    want = preparation.wanted(model_file, options, api, preparation.this_device(), place, may_export=False)
+    path = model_file(arguments.get('path'))
+    want = preparation.wanted(path, options, api, preparation.this_device(), place, may_export=False)
     kept, reason = preparation.cache.look(want.path, want.identity)
     return {
-        'model': str(model_file),
+        'model': str(path),
         'path': str(want.path),
         'reason': reason,
         'validation': kept.side_car.get('validation') if kept else None,
@@ -194,6 +201,12 @@ PROBES: dict[str, Callable[[Mapping[str, Any]], Found]] = {
     'model': model,
     'engine': engine,
 }
+
+
+def runtime(name: str) -> Found:
+    """Import an inference runtime that no other probe is about."""
+    importlib.import_module(f'edge_vision.runtimes.{RUNTIMES[name].module}')
+    return {}
 
 
 def trouble(module: str) -> str:
@@ -229,7 +242,7 @@ def main(argv: list[str]) -> int:
     """
     logging.disable()
     try:
-        found = PROBES[argv[0]](json.loads(argv[1]))
+        found = PROBES[argv[0]](json.loads(argv[1])) if argv[0] in PROBES else runtime(argv[0])
     except ModuleNotFoundError as error:
         found = {'trouble': sentence(error), 'missing_module': error.name or ''}
     except Exception as error:  # noqa: BLE001  whatever is wrong with a library of others

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .. import configuration, places
+from ..backends import RUNTIMES
 from ..configuration import Pipeline
 from ..errors import ConfigurationError
 from ..params import BridgeParams, CameraParams, DecisionParams, DetectorParams, specs
@@ -30,7 +31,7 @@ from .page import as_dict, page
 
 P = TypeVar('P')
 
-LIBRARIES = ('opencv', 'openvino', 'onnxruntime', 'tensorrt', 'cuda')
+LIBRARIES = ('opencv', 'cuda', *RUNTIMES)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -141,6 +142,7 @@ class Examination:
             'threads': detector.threads,
             'providers': detector.providers,
             'classes': detector.classes,
+            'confidence_threshold': detector.confidence_threshold,
             'rules': self._pipelines[position].values(DecisionParams),
         }
         return programs.child('model', arguments, programs.MODEL_TIMEOUT)
@@ -170,7 +172,11 @@ class Examination:
         looked = self._models[position].result()
         for sentence in looked.get('unknown_classes', ()):
             found = f'{where}{sentence}: it never acts on that'
-            yield problem('rules', found, f'correct {self._params_file}, or take the model it is made for', needed=True)
+            way_out = f"correct it or the detector's classes in {self._params_file}, or take the model it is made for"
+            yield problem('rules', found, way_out, needed=True)
+        for sentence in looked.get('dropped_scores', ()):
+            way_out = f'raise min_score or lower confidence_threshold in {self._params_file}'
+            yield problem('rules', f'{where}{sentence}', way_out, needed=False)
 
     def _cameras(self) -> Iterator[Finding]:
         yield from cameras.probe()

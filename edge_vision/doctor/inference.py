@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..backends import RUNTIMES
 from ..params import DetectorParams
-from . import programs
+from . import child, programs
 from .findings import Finding, absent, ok, problem
 from .machine import amount, jetson_model, text_of
 
@@ -24,7 +26,7 @@ NVIDIA, DISPLAY = '0x10de', '0x03'  # vendor and class of a PCI device
 REQUIREMENTS = Path(__file__).resolve().parents[2] / 'requirements' / 'tensorrt.txt'
 EXPORT = 'yolo export model={} format=onnx'
 REFUSALS = ('ConfigurationError', 'RuntimeUnavailable')
-CPU_RUNTIMES = {'openvino': ('.onnx', '.xml'), 'onnxruntime': ('.onnx',)}
+CPU_RUNTIMES = tuple(name for name in RUNTIMES if name != 'tensorrt')
 
 
 class Wanted(NamedTuple):
@@ -56,16 +58,24 @@ def libraries(facts: Facts, smi: programs.Answer | None, wanted: Wanted) -> Iter
     has_gpu = gpu.status == 'ok' or 'name' in facts['cuda']
     yield cuda(facts['cuda'], has_gpu=has_gpu, needed=wanted.gpu)
     yield tensorrt(facts['tensorrt'], runs='name' in facts['cuda'], has_gpu=has_gpu, needed=wanted.tensorrt)
-    cpu_works = any('trouble' not in facts[name] for name in CPU_RUNTIMES)
+    cpu_works = any(works(name, facts) for name in CPU_RUNTIMES)
     nothing = not cpu_works and not works_on_gpu(facts)
     yield openvino(facts['openvino'], needed='openvino' in wanted.backends or nothing)
     yield onnxruntime(facts['onnxruntime'], wanted, needed='onnxruntime' in wanted.backends or nothing)
+    for name in CPU_RUNTIMES:
+        if name not in ('openvino', 'onnxruntime'):
+            yield another_runtime(name, facts[name], needed=name in wanted.backends)
     yield opencv(facts['opencv'])
 
 
 def works_on_gpu(facts: Facts) -> bool:
     """Tell whether TensorRT can run an engine here."""
     return 'name' in facts['cuda'] and 'trouble' not in facts['tensorrt']
+
+
+def works(name: str, facts: Facts) -> bool:
+    """Tell whether a runtime works here; one that was not looked at is believed to."""
+    return works_on_gpu(facts) if name == 'tensorrt' else 'trouble' not in facts.get(name, {})
 
 
 def ask_gpu() -> programs.Answer | None:
@@ -129,6 +139,9 @@ def cuda(found: Mapping[str, Any], *, has_gpu: bool, needed: bool) -> Finding:
         return problem('CUDA', 'takes an NVIDIA GPU', 'as for the gpu', needed=True)
     if is_missing(found, 'cuda'):
         return problem('CUDA', 'cuda-python is not installed', 'TensorRT needs it', install(), needed=needed)
+    reason, _, way_out = str(found['trouble']).rpartition('; ')
+    if 'nvrtc' in way_out:
+        return problem('CUDA', reason, way_out, needed=needed)
     tool = 'nvidia-smi' if programs.find('nvidia-smi') else 'sudo dmesg | grep -i nv'
     return problem('CUDA', str(found['trouble']), 'see what the driver says', tool, needed=needed)
 
@@ -140,7 +153,13 @@ def is_missing(found: Mapping[str, Any], module: str) -> bool:
 
 def install() -> str:
     """Name the command that installs what TensorRT needs in Python."""
-    return f'pip install -r {REQUIREMENTS}' if REQUIREMENTS.is_file() else 'pip install cuda-python'
+    return pip_install(f'-r {shlex.quote(str(REQUIREMENTS))}' if REQUIREMENTS.is_file() else 'cuda-python')
+
+
+def pip_install(what: str) -> str:
+    """Name the command that installs something and leaves a distro the numpy that its cv_bridge was built for."""
+    numpy = child.version('numpy') if os.environ.get('ROS_DISTRO') else ''
+    return f'pip install {what}' + (f' "numpy=={numpy.partition(".")[0]}.*"' if numpy else '')
 
 
 def tensorrt(found: Mapping[str, Any], *, runs: bool, has_gpu: bool, needed: bool) -> Finding:
@@ -148,7 +167,7 @@ def tensorrt(found: Mapping[str, Any], *, runs: bool, has_gpu: bool, needed: boo
     if 'trouble' in found and not (has_gpu or needed):
         return absent('TensorRT', 'takes an NVIDIA GPU')
     if 'trouble' in found:
-        command = 'sudo apt install nvidia-jetpack' if jetson_model() else 'pip install tensorrt'
+        command = 'sudo apt install nvidia-jetpack' if jetson_model() else pip_install('tensorrt')
         reason = str(found['trouble']).removeprefix('TensorRT is not available: ').partition('; on a Jetson')[0]
         return problem('TensorRT', reason, 'install it', command, needed=needed)
     named = f'{found["name"]} {found["version"]}'
@@ -170,27 +189,46 @@ def openvino(found: Mapping[str, Any], *, needed: bool) -> Finding:
 
 def onnxruntime(found: Mapping[str, Any], wanted: Wanted, *, needed: bool) -> Finding:
     """Judge ONNX Runtime and the providers asked of it."""
+    wants_gpu = bool(wanted.providers & set(GPU_PROVIDERS))
     if 'trouble' in found:
+        if wants_gpu:
+            return problem('ONNX Runtime', str(found['trouble']), *onnxruntime_gpu(), needed=True)
         return lacking('ONNX Runtime', 'onnxruntime', found, needed=needed)
     named = [name.removesuffix('ExecutionProvider') for name in found['providers'] if name not in ELSEWHERE]
     said = f'{found["version"]} on {", ".join(named)}'
     missing = sorted(wanted.providers - set(found['providers']))
     if missing:
-        way_out = 'take another provider, or the package that has it'
-        command = 'pip install onnxruntime-gpu' if set(missing) & set(GPU_PROVIDERS) else ''
-        return problem('ONNX Runtime', f'{said}: has no {", ".join(missing)}', way_out, command, needed=True)
+        way_out = onnxruntime_gpu() if set(missing) & set(GPU_PROVIDERS) else ('take another provider', '')
+        return problem('ONNX Runtime', f'{said}: has no {", ".join(missing)}', *way_out, needed=True)
     return ok('ONNX Runtime', said)
+
+
+def onnxruntime_gpu() -> tuple[str, str]:
+    """Say how to install ONNX Runtime for the GPU, in words and as a command."""
+    remove = 'pip uninstall -y onnxruntime onnxruntime-gpu'  # they write into the same folder
+    if jetson_model():
+        return "remove the package for the CPU, then pip install NVIDIA's onnxruntime-gpu for this JetPack", remove
+    return 'put the package for the GPU in its place', f'{remove} && {pip_install("onnxruntime-gpu")}'
+
+
+def another_runtime(name: str, found: Mapping[str, Any], *, needed: bool) -> Finding:
+    """Judge a runtime of which nothing more is known than whether it can be imported."""
+    if 'trouble' not in found:
+        return ok(name, 'can be imported')
+    if needed:
+        return problem(name, str(found['trouble']), RUNTIMES[name].install, needed=True)
+    return absent(name, str(found['trouble']), RUNTIMES[name].install)
 
 
 def lacking(name: str, package: str, found: Mapping[str, Any], *, needed: bool) -> Finding:
     """Describe a runtime for the CPU that does not work."""
     if not is_missing(found, package):
         return problem(
-            name, str(found['trouble']), 'install it again', f'pip install --force-reinstall {package}', needed=needed
+            name, str(found['trouble']), 'install it again', pip_install(f'--force-reinstall {package}'), needed=needed
         )
     if needed:
-        return problem(name, 'not installed', 'install it', f'pip install {package}', needed=True)
-    return absent(name, 'not installed', 'where it would serve', f'pip install {package}')
+        return problem(name, 'not installed', 'install it', pip_install(package), needed=True)
+    return absent(name, 'not installed', 'where it would serve', pip_install(package))
 
 
 def opencv(found: Mapping[str, Any]) -> Finding:
@@ -275,23 +313,21 @@ def mend(found: Mapping[str, Any], detector: DetectorParams, named_by: str) -> t
 def opens_on_cpu(detector: DetectorParams, facts: Facts) -> bool:
     """Tell whether a runtime for the CPU would be tried with the model, and not TensorRT."""
     suffix = Path(detector.model_file_path or 'shipped.onnx').suffix.lower()
-    working = {**facts, **{name: {} for name in CPU_RUNTIMES}}
-    return choose(detector, suffix, working)[0] in CPU_RUNTIMES
+    of_gpu = {name: facts[name] for name in ('cuda', 'tensorrt')}
+    return choose(detector, suffix, of_gpu)[0] in CPU_RUNTIMES
 
 
 def choose(detector: DetectorParams, suffix: str, facts: Facts) -> tuple[str, list[str]]:
     """Tell which runtime would be taken, '' for none, and why not those before it."""
     reasons = []
-    for name, suffixes in {'tensorrt': ('.onnx', '.pt', '.engine'), **CPU_RUNTIMES}.items():
+    for name, entry in RUNTIMES.items():
         if detector.backend not in ('auto', name):
             continue
-        if suffix not in suffixes:
+        if suffix not in entry.suffixes:
             reasons.append(f'{name} does not read {suffix}')
         elif detector.providers and name != 'onnxruntime':
             reasons.append(f'{name} has no such providers')
-        elif name == 'tensorrt' and not works_on_gpu(facts):
-            reasons.append('tensorrt does not run here')
-        elif name != 'tensorrt' and 'trouble' in facts[name]:
+        elif not works(name, facts):
             reasons.append(f'{name} does not work here')
         else:
             return name, reasons
@@ -307,7 +343,7 @@ def another_way(detector: DetectorParams, suffix: str, facts: Facts) -> tuple[st
         return 'export it', EXPORT.format(shlex.quote(detector.model_file_path))
     if suffix in ('.engine', '.xml'):
         return 'give the .onnx file it was made from', ''
-    return 'install a runtime for the CPU', 'pip install openvino'
+    return 'install a runtime for the CPU', pip_install('openvino')
 
 
 def shortened(labels: Sequence[str]) -> str:

@@ -64,7 +64,7 @@ def receive() -> int:
 
     code = spin.run(make_nodes, [sys.argv[0], *sys.argv[2:]])
     if not code:
-        sys.stdout.write(json.dumps(list(nodes[0].latency_ns.values())))
+        print(f'\n{json.dumps(list(nodes[0].latency_ns.values()))}')
     return code
 
 
@@ -87,7 +87,7 @@ def publish(width: int, height: int, framerate: float, duration: float) -> int:
         took_ns.append(time.monotonic_ns() - stamp_ns)
     image_pub.wait_for_all_acked(LAST_WORDS)
     time.sleep(0.2)  # a best-effort subscriber does not say when it has it
-    sys.stdout.write(json.dumps(took_ns))
+    print(f'\n{json.dumps(took_ns)}')
     node.destroy_node()
     rclpy.shutdown()
     return 0

@@ -143,7 +143,7 @@ def main() -> int:
 
     code = spin.run(make_nodes, [sys.argv[0], '--ros-args', '--log-level', 'fatal'])  # saying it is not measured
     if not code:
-        sys.stdout.write(json.dumps(took))
+        print(f'\n{json.dumps(took)}')
     return code
 
 

@@ -22,6 +22,7 @@ from vision_msgs.msg import (
 from ..detections import Detections
 from ..errors import EncodingError
 from ..frames import Frame, Image
+from ..params import MOST_DETECTIONS
 
 # Channels of an encoding, and the OpenCV conversion to bgr8; None: it is bgr8 already.
 ENCODINGS: dict[str, tuple[int, int | None]] = {
@@ -144,10 +145,13 @@ def detections_from_msg(msg: Detection2DArray, image_size: tuple[int, int] | Non
         image_size: Width and height of the camera image, where known.
 
     Raises:
-        ValueError: A detection has no label, or numbers that are not finite or not possible.
+        ValueError: A detection has no label, or numbers that are not finite or not possible; or there are more of
+            them than any detector finds.
 
     """
     n = len(msg.detections)
+    if n > MOST_DETECTIONS:
+        raise ValueError(f'it holds {n} detections, expected at most {MOST_DETECTIONS}')
     boxes = np.empty((n, 4), dtype=np.float32)
     scores = np.empty(n, dtype=np.float32)
     for i, detection in enumerate(msg.detections):

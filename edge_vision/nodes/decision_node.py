@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import Twist, TwistStamped
-from rclpy.clock import Clock
-from rclpy.clock_type import ClockType
+from rclpy.clock import Clock, ClockType  # Humble has both here
 from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo
@@ -23,7 +22,6 @@ from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
-from .. import latches
 from ..account import Look, Teller, facts_of, summary
 from ..causes import BUILT_IN, OPERATOR_STOP, STARTING, UNREADABLE_LATCHES
 from ..decision import Cause, Command, Decision, Outcome, Sighting
@@ -38,6 +36,7 @@ from . import diagnostics, qos
 from .callers import callers
 from .convert import detections_from_msg, detections_to_msg, ns_from_stamp
 from .detector_node import facts_from_msg
+from .latch_file import LatchFile
 from .parameters import declare, follow, given_names
 from .spin import Worker
 from .steady import SteadyClock, every
@@ -46,6 +45,13 @@ OnEvent = Callable[[Event, 'Frame | None', Callable[[], None]], None]
 TICK_PERIOD = 0.02  # s between looks at the clock for images that have become too old
 DECLARE_PERIOD = 0.2  # s until the parameters of an added rule are declared
 OWN_TOPIC = 'detections'
+COMMANDS = ('stop', 'conveyor/run', 'cmd_vel_out', 'alarm')  # outputs that a second node would contradict
+HEARD_ON = {
+    'stop': ('stop', 'conveyor/run', 'cmd_vel_out'),
+    'slowdown': ('cmd_vel_out',),
+    'alarm': ('alarm',),
+    'flag': ('flagged', 'events'),
+}
 FACTS_WAIT = 0.1  # s an event waits for the detector's figures from another process
 FACTS_KEPT = 256
 DEPTH = 10  # messages of detections, and of their facts, that may wait
@@ -89,12 +95,12 @@ class DecisionNode(Node):
         self._on_event = on_event
         self._device_id = default_device_id()
         self._clock_now = SteadyClock(self.get_clock(), sim_time=self.get_parameter('use_sim_time').value)
-        self._lock = threading.Lock()
-        self._latch_file = Path(self._params.latch_file).expanduser() if self._params.latch_file else None
+        self._lock = threading.Lock()  # of what is commanded; heartbeats and speeds wait for it
+        self._telling = threading.Lock()  # of what is told besides; taken before the other one
         now_ns = self._clock_now.now_ns()
-        held = latches.load(self._latch_file, now_ns) if self._latch_file else ()
+        self._latches = self._open_latch_file(now_ns)
+        held = self._latches.held if self._latches else ()
         self._decision = Decision(self._params, self._rules, now_ns, held)
-        self._kept: tuple[Cause, ...] = held
         self._commanded = self._decision.command
         self._ending = False
         self._sizes: dict[str, tuple[int, int]] = {}
@@ -106,8 +112,7 @@ class DecisionNode(Node):
         self._decided = self._malformed = self._stale = 0
         self._undeclared: set[str] = set()
         self._declaring = False
-        self._latch_error = ''
-        self._latches_saving = threading.Lock()
+        self._shared_with_another = ''
         self._reaction_ms, self._decide_ms = Window(), Window()
         self._looks: dict[tuple[object, int], Look] = {}
         self._create_outputs()
@@ -124,6 +129,7 @@ class DecisionNode(Node):
         self._cleanup.callback(every(1.0, self._look_after))
         self.create_timer(DECLARE_PERIOD, self._declare_added, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._cleanup.callback(diagnostics.publish_health(self, self._health))
+        self._warn_of_unheard_rules()
         follow(self, self._apply, declaring=lambda: self._declaring)
 
     def destroy_node(self) -> None:
@@ -150,6 +156,31 @@ class DecisionNode(Node):
         if not rules:
             self.get_logger().warning('no rules: nothing that is seen will stop anything')
         return params, rules
+
+    def _warn_once(self, sentence: str) -> None:
+        if sentence not in self._warned:
+            self._warned.add(sentence)
+            self.get_logger().warning(sentence)
+
+    def _warn_of_unheard_rules(self) -> None:
+        for name, rule in ((rule.name, rule.params) for rule in self._rules if rule.params.enabled):
+            heard_on, outputs = HEARD_ON[rule.action_type], list(self._params.outputs)
+            if not set(heard_on) & set(outputs):
+                self._warn_once(
+                    f'{name}.action_type is {rule.action_type!r}, which nobody will hear of: '
+                    f'outputs is {outputs}, without {" or ".join(heard_on)}'
+                )
+
+    def _open_latch_file(self, now_ns: int) -> LatchFile | None:
+        if not self._params.latch_file:
+            return None
+        opened = LatchFile(Path(self._params.latch_file).expanduser(), now_ns, self._kept, self.get_logger())
+        self._cleanup.callback(opened.close)
+        return opened
+
+    def _kept(self) -> tuple[Cause, ...]:
+        with self._lock:
+            return self._decision.kept
 
     def _create_outputs(self) -> None:
         self._twist = TwistStamped if self._params.stamped_cmd_vel else Twist
@@ -202,21 +233,24 @@ class DecisionNode(Node):
 
     def decide(self, source: str, detections: Detections, frame: Frame | None, times: InferenceTimes | None) -> None:
         """Decide on one frame and command the machine before anything else happens."""
-        with self._lock:
-            now_ns, age_ns = self._clock_now.age_ns(detections.stamp_ns)
-            trusted = self._clock_now.trusted(now_ns, self._params.source_timeout)
-            captured_ns = now_ns - age_ns if trusted else -1
-            outcome = self._decision.observe(source, detections, captured_ns, now_ns)
-            self._command(outcome.command)
-            decide_ns = self._clock_now.now_ns() - now_ns
+        with self._telling:
+            with self._lock:
+                now_ns, age_ns = self._clock_now.age_ns(detections.stamp_ns)
+                trusted = self._clock_now.trusted(now_ns, self._params.source_timeout)
+                captured_ns = now_ns - age_ns if trusted else None
+                outcome = self._decision.observe(source, detections, captured_ns, now_ns)
+                self._command(outcome.command)
+                decide_ns = self._clock_now.now_ns() - now_ns
+            look = Look(source, detections, frame, times, age_ns, decide_ns)
+            self._carry_out(Aftermath(outcome, look))
             if 'flagged' in self._pubs:
                 self._publish('flagged', detections_to_msg(detections, outcome.flagged))
-            outcome = self._decision.complete(outcome)
+            told = self._decision.complete(outcome)
+            self._carry_out(Aftermath(Outcome(told.command, appeared=told.appeared, left=told.left), look))
         self._decided += 1
         self._stale += not outcome.fresh
         self._reaction_ms.add((age_ns + decide_ns) / 1e6)
         self._decide_ms.add(decide_ns / 1e6)
-        self._carry_out(Aftermath(outcome, Look(source, detections, frame, times, age_ns, decide_ns)))
 
     def _command(self, command: Command) -> None:
         """Publish what changed, most urgent first; the caller holds the lock, so that commands keep their order."""
@@ -261,7 +295,7 @@ class DecisionNode(Node):
 
         Whoever is woken from a pause must not say first what was right before it.
         """
-        outcome = self._decision.tick(self._clock_now.now_ns())
+        outcome = self._decision.tick(self._clock_now.now_ns(), self._clock_now.stood_ns())
         self._command(outcome.command)
         return outcome
 
@@ -313,9 +347,7 @@ class DecisionNode(Node):
             return
         labels = [label for known in self._labels.values() for label in known]
         for sentence in unknown_classes(self._rules, labels):
-            if sentence not in self._warned:
-                self._warned.add(sentence)
-                self.get_logger().warning(sentence)
+            self._warn_once(sentence)
 
     def _on_info(self, topic: str, msg: CameraInfo) -> None:
         if msg.width and msg.height:
@@ -354,8 +386,8 @@ class DecisionNode(Node):
         self._carry_out(Aftermath(outcome))
 
     def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        with self._lock:
-            outcome, refusal = self._decision.reset(self._clock_now.now_ns())
+        with self._telling, self._lock:
+            outcome, refusal = self._decision.reset(self._clock_now.now_ns(), self._clock_now.stood_ns())
             self._command(outcome.command)
         let_go = ', '.join(cause.name for cause in outcome.ended) or 'nothing: there was no latch'
         response.success, response.message = not refusal, refusal or f'let go of {let_go}'
@@ -377,22 +409,23 @@ class DecisionNode(Node):
         self._undeclared |= {rule.name for rule in rules} - {rule.name for rule in self._rules}
         if self._rules and not rules:
             self.get_logger().warning('no rules any more: nothing that is seen will stop anything')
-        with self._lock:
+        with self._telling, self._lock:
             self._params, self._rules = params, rules
             outcome = self._decision.configure(params, rules)
             self._command(outcome.command)
         self._carry_out(Aftermath(outcome))
         self._warn_of_unknown_classes()
+        self._warn_of_unheard_rules()
 
     def _carry_out(self, aftermath: Aftermath) -> None:
         """Leave what need not happen now to another thread."""
         if aftermath.outcome.changed or aftermath.answer:
             self._aftermath.put(aftermath)
+            self._keep_latches()
 
     def _follow_up(self) -> None:
         while (item := self._aftermath.get()) is not None:
             outcome, look = item.outcome, item.look
-            self._keep_latches()
             if look is not None:
                 look = self._with_times(look)
             for cause in outcome.started:
@@ -409,20 +442,8 @@ class DecisionNode(Node):
             self._publish_state()
 
     def _keep_latches(self) -> None:
-        """Bring what only a person may let go of to disk; what the disk refuses is tried again every second."""
-        if self._latch_file is None:
-            return
-        with self._latches_saving:
-            with self._lock:
-                kept = self._decision.kept
-            if {cause.key for cause in kept} == {cause.key for cause in self._kept}:
-                return
-            try:
-                latches.save(self._latch_file, kept)
-                self._kept, self._latch_error = kept, ''
-            except OSError as error:
-                self._latch_error = f'latch_file cannot be written: {error}'
-                self.get_logger().error(self._latch_error, throttle_duration_sec=5.0)
+        if self._latches is not None:
+            self._latches.update()
 
     def _tell_begin(self, cause: Cause, look: Look | None, by: tuple[str, ...]) -> None:
         self.get_logger().warning(f'{cause.action}: {cause.name}: {cause.reason}')
@@ -477,7 +498,23 @@ class DecisionNode(Node):
 
     def _look_after(self) -> None:
         self._keep_latches()
+        self._look_for_another()
         self._publish_state()
+
+    def _look_for_another(self) -> None:
+        """Notice whoever else publishes what commands the machine: of two that differ, it obeys now one, now the other.
+
+        That is no reason to stop: who was killed is listed for some seconds more, and holds nothing.
+        """
+        topics = [self._pubs[name].topic_name for name in COMMANDS if name in self._pubs]
+        shared = ', '.join(topic for topic in topics if self.count_publishers(topic) > 1)
+        if shared == self._shared_with_another:
+            return
+        self._shared_with_another = shared
+        if shared:
+            self.get_logger().error(_another(shared))
+        else:
+            self.get_logger().info('no other node publishes what commands the machine any more')
 
     def _publish_state(self) -> None:
         with self._lock:
@@ -512,9 +549,18 @@ class DecisionNode(Node):
             'decide_p99_ms': decide_p99,
         }
         causes = self._decision.causes
-        if self._latch_error:
-            return diagnostics.Health(diagnostics.ERROR, self._latch_error, figures)
+        another = _another(self._shared_with_another) if self._shared_with_another else ''
+        latch_file = self._latches.trouble if self._latches else ''
+        if wrong := '; '.join(filter(None, (another, latch_file))):
+            return diagnostics.Health(diagnostics.ERROR, wrong, figures)
         return diagnostics.Health(diagnostics.WARN if causes else diagnostics.OK, summary(causes), figures)
+
+
+def _another(shared: str) -> str:
+    return (
+        f'another node publishes {shared} too and may contradict this one; give each line a namespace or ROS_DOMAIN_ID '
+        'of its own (one killed a moment ago may be listed for some seconds more)'
+    )
 
 
 def _of(cause: Cause, look: Look | None) -> Look | None:

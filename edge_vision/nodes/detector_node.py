@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -20,16 +19,17 @@ from ..errors import EdgeVisionError, EncodingError, ModelError
 from ..frames import Frame, FrameSlot, Slot
 from ..metrics import Rate, Window
 from ..params import DetectorParams
-from ..picture import Picture, PictureWatch
+from ..picture import Picture
 from ..runtimes import open_runtime, options_of
-from ..share import CONVEYOR_MODEL, share_file
-from ..tracking import Tracker
+from ..share import model_file
+from ..sight import Sight
 from . import diagnostics, qos
 from .convert import detections_to_msg, frame_from_msg, header, image_to_msg
 from .parameters import declare_and_follow
 from .spin import Worker
 
 Decide = Callable[[Detections, Frame, InferenceTimes], None]
+KnowLabels = Callable[[tuple[str, ...]], None]
 
 
 class DetectorNode(Node):
@@ -40,6 +40,7 @@ class DetectorNode(Node):
         decide: Called with every frame's detections before they are published; None where the decision
             is made in another process.
         reject: Called with the reason when a frame could not be used, which is no look at the scene.
+        know_labels: Called with the labels that detections can have, and again when these change.
         kwargs: Passed to `rclpy.node.Node`.
 
     """
@@ -50,17 +51,15 @@ class DetectorNode(Node):
         frames: FrameSlot | None = None,
         decide: Decide | None = None,
         reject: Callable[[str], None] | None = None,
+        know_labels: KnowLabels | None = None,
         **kwargs: object,
     ) -> None:
         self._cleanup = ExitStack()
         super().__init__('detector', **kwargs)
         params = declare_and_follow(self, DetectorParams, self._apply)
-        model = params.model_file_path or str(share_file(CONVEYOR_MODEL))
-        self._runtime = open_runtime(params.backend, model, options_of(params))
-        self._detector = detector_of(self._runtime, params)
-        self._decide, self._reject = decide, reject
-        self._picture_watch, self._tracker = PictureWatch(), Tracker()
-        self._tracking = params.tracking
+        self._runtime = open_runtime(params.backend, model_file(params.model_file_path), options_of(params))
+        self._sight = Sight(detector_of(self._runtime, params), tracking=params.tracking)
+        self._decide, self._reject, self._know_labels = decide, reject, know_labels
         self._enabled = True
         self._processed = self._failed = 0
         self._infer_ms, self._age_ms, self._rate = Window(), Window(), Rate()
@@ -73,7 +72,7 @@ class DetectorNode(Node):
         self._detections_pub = self.create_publisher(Detection2DArray, 'detections', 10)
         self._annotated_pub = self.create_publisher(Image, 'detections/image', qos.NEWEST)
         self._label_pub = self.create_publisher(LabelInfo, 'label_info', qos.LATCHED)
-        self._label_pub.publish(self._label_info())
+        self._tell_labels()
         self.create_service(SetBool, '~/enable', self._on_enable)
         self._to_draw: Slot[tuple[Frame, Detections]] = Slot()
         self._cleanup.callback(Worker('detector', self._work).join)
@@ -82,19 +81,17 @@ class DetectorNode(Node):
         self._cleanup.callback(self._frames.close)
         self._cleanup.callback(diagnostics.publish_health(self, self._health))
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """What the model can find."""
-        return self._runtime.labels
-
     def destroy_node(self) -> None:
         """End the threads and destroy the node."""
         self._cleanup.close()
         super().destroy_node()
 
     def _apply(self, params: DetectorParams) -> None:
-        self._detector = detector_of(self._runtime, params)
-        self._tracking = params.tracking
+        before = self._sight.detector
+        detector = self._sight.detector = detector_of(self._runtime, params)
+        self._sight.tracking = params.tracking
+        if (detector.reported, detector.confidence_threshold) != (before.reported, before.confidence_threshold):
+            self._tell_labels()
 
     def _on_image(self, msg: Image) -> None:
         try:
@@ -119,16 +116,10 @@ class DetectorNode(Node):
 
     def _process(self, frame: Frame) -> None:
         age_ns = self.get_clock().now().nanoseconds - frame.stamp_ns
-        detector = self._detector
-        start_ns, malformed = time.monotonic_ns(), detector.malformed
-        detections = detector.detect(frame)
-        times = InferenceTimes(age_ns, time.monotonic_ns() - start_ns)
-        picture = self._picture_watch.look(frame.image)  # now that its pixels are at hand
-        if detector.malformed != malformed:
+        detections, infer_ns, trusted = self._sight.see(frame)
+        if not trusted:
             raise ModelError('the model gave boxes that are not finite; what else it gave is not trusted either')
-        if self._tracking:
-            detections = self._tracker.update(detections)
-        detections = dataclasses.replace(detections, picture=picture)
+        times = InferenceTimes(age_ns, infer_ns)
         if self._decide is not None:
             self._decide(detections, frame, times)
         if self._facts_pub.get_subscription_count():
@@ -152,9 +143,14 @@ class DetectorNode(Node):
             self._reject(str(error))
         self.get_logger().error(f'frame dropped: {error}', throttle_duration_sec=5.0)
 
-    def _label_info(self) -> LabelInfo:
-        classes = [VisionClass(class_id=i, class_name=name) for i, name in enumerate(self._runtime.labels)]
-        return LabelInfo(header=header(self.get_clock().now().nanoseconds, ''), class_map=classes, threshold=0.0)
+    def _tell_labels(self) -> None:
+        detector, reported = self._sight.detector, self._sight.detector.reported
+        named = [(i, name) for i, name in enumerate(detector.labels) if name in reported]
+        msg = LabelInfo(header=header(self.get_clock().now().nanoseconds, ''), threshold=detector.confidence_threshold)
+        msg.class_map = [VisionClass(class_id=i, class_name=name) for i, name in named]
+        self._label_pub.publish(msg)
+        if self._know_labels is not None:
+            self._know_labels(reported)
 
     def _health(self) -> diagnostics.Health:
         fps = self._rate.per_second(self._processed, time.monotonic_ns())

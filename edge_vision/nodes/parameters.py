@@ -11,11 +11,10 @@ from rclpy.parameter import Parameter
 
 from .. import params
 from ..errors import ConfigurationError
+from ..params import ROS_OWN
 
 P = TypeVar('P')
-
-ROS_OWN = ('use_sim_time', 'start_type_description_service', 'qos_overrides.')
-PARAMETER_CLASSES = (params.CameraParams, params.DetectorParams, params.DecisionParams, params.BridgeParams)
+USE_SIM_TIME = 'use_sim_time'
 
 
 def descriptor(spec: params.Spec) -> ParameterDescriptor:
@@ -53,12 +52,8 @@ def declare(node: Node, cls: type[P], prefix: str = '') -> P:
 
 
 def given_names(node: Node, cls: type) -> list[str]:
-    """List the parameter names given at start, less those that ROS itself or another node of this package reads.
-
-    A file may give parameters to all nodes (``/**``), so that each is given those of the others.
-    """
-    others = {spec.name for other in PARAMETER_CLASSES if other is not cls for spec in params.specs(other)}
-    return [name for name in _overrides(node) if name not in others and not name.startswith(ROS_OWN)]
+    """List the parameter names given at start that are meant for a node."""
+    return params.meant_for(cls, _overrides(node))
 
 
 def refuse_unknown(node: Node, cls: type) -> None:
@@ -79,21 +74,27 @@ def follow(
 ) -> None:
     """Call ``apply`` with the values that a set would leave; when it raises, the set is rejected whole.
 
+    Nor is ``use_sim_time`` followed: stamps and ages of before and after a change would be on different clocks.
+
     Args:
         node: Its declared parameters are the present values.
         apply: Takes parameter names and values; raises `ConfigurationError` before it changes anything.
         declaring: Whether what is set now is a default that stands for the present value.
 
     """
+    sim_time = node.get_parameter(USE_SIM_TIME).value
 
     def on_set(changes: list[Parameter]) -> SetParametersResult:
         if declaring():
             return SetParametersResult(successful=True)
-        changed = {change.name: change.value for change in changes if not change.name.startswith(ROS_OWN)}
+        changed = {change.name: change.value for change in changes}
+        if changed.get(USE_SIM_TIME, sim_time) != sim_time:
+            return SetParametersResult(successful=False, reason=f'{USE_SIM_TIME} can only be set at start')
         # A value of None removes a parameter: what it stood for falls back to its default.
         values = {name: p.value for name, p in node.get_parameters_by_prefix('').items()} | changed
+        own = {name: value for name, value in values.items() if value is not None and not name.startswith(ROS_OWN)}
         try:
-            apply({name: value for name, value in values.items() if value is not None and not name.startswith(ROS_OWN)})
+            apply(own)
         except ConfigurationError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)

@@ -31,9 +31,14 @@ def make_nodes() -> list[Node]:
         nodes.insert(0, bridge)
         slot = FrameSlot()
         if decision.takes_own:
-            detector = DetectorNode(frames=slot, decide=decision.decide_own, reject=decision.reject_own)
-            nodes.append(detector)
-            decision.know_own_labels(detector.labels)
+            nodes.append(
+                DetectorNode(
+                    frames=slot,
+                    decide=decision.decide_own,
+                    reject=decision.reject_own,
+                    know_labels=decision.know_own_labels,
+                )
+            )
         else:
             nodes.append(DetectorNode(frames=slot))
         nodes.append(CameraNode(frames=slot))

@@ -43,7 +43,7 @@ ROS_ERRORS = (
 def make_executor() -> Executor:
     """Return the executor with the least latency that this rclpy has."""
     try:
-        from rclpy.experimental import EventsExecutor  # noqa: PLC0415  since Kilted
+        from rclpy.experimental import EventsExecutor  # noqa: PLC0415  since Jazzy 7.1.4
     except ImportError:
         return SingleThreadedExecutor()
     executor: Executor = EventsExecutor()

@@ -56,7 +56,7 @@ def every(period: float, callback: Callable[[], None]) -> Callable[[], None]:
 class SteadyClock:
     """Reads a steady clock, and turns stamps of the ROS clock into ages.
 
-    With simulated time the ROS clock is the only clock there is, and it is trusted.
+    With simulated time the ROS clock is the only clock there is, and it is trusted for as long as it goes.
 
     Args:
         clock: The node's clock, which stamps are on.
@@ -69,31 +69,49 @@ class SteadyClock:
         self._sim_time = sim_time
         self._offset_ns: int | None = None
         self._jumped_ns: int | None = None
+        self._simulated_ns = -1
+        self._moved_ns = time.monotonic_ns()
         self.jumps = 0
 
     def now_ns(self) -> int:
         """Return the steady time."""
-        return self._clock.now().nanoseconds if self._sim_time else time.monotonic_ns()
+        return self._read_simulated() if self._sim_time else time.monotonic_ns()
+
+    def stood_ns(self) -> int:
+        """Return for how long, in real time, a simulated clock has not moved; 0 where it is not simulated."""
+        if not self._sim_time:
+            return 0
+        self._read_simulated()
+        return time.monotonic_ns() - self._moved_ns
 
     def age_ns(self, stamp_ns: int) -> tuple[int, int]:
         """Return the steady time now and how long ago ``stamp_ns`` was; negative when it is in the future."""
         if self._sim_time:
-            now_ns = self._clock.now().nanoseconds
+            now_ns = self._read_simulated()
             return now_ns, now_ns - stamp_ns
         before_ns = time.monotonic_ns()
         ros_ns = self._clock.now().nanoseconds
         now_ns = time.monotonic_ns()
-        if now_ns - before_ns <= READING_NS:
+        took_ns = now_ns - before_ns
+        if took_ns <= READING_NS:
             self._watch(ros_ns - now_ns, now_ns)
-        return now_ns, ros_ns - stamp_ns
+        return now_ns, ros_ns - stamp_ns + took_ns  # the process may have been paused after the first clock was read
 
     def trusted(self, now_ns: int, horizon: float) -> bool:
-        """Tell whether ages mean anything: no jump of the wall clock within the last ``horizon`` seconds.
+        """Tell whether ages mean anything: within the last ``horizon`` seconds the clock has neither jumped nor stood.
 
         An image captured before a jump and read after it has a wrong age; once all such images are older
         than the horizon, ages are right again.
         """
+        if self._sim_time:
+            return self.stood_ns() <= horizon * 1e9
         return self._jumped_ns is None or now_ns - self._jumped_ns > horizon * 1e9
+
+    def _read_simulated(self) -> int:
+        now_ns: int = self._clock.now().nanoseconds
+        if now_ns != self._simulated_ns:
+            self._simulated_ns, self._moved_ns = now_ns, time.monotonic_ns()
+        return now_ns
 
     def _watch(self, offset_ns: int, now_ns: int) -> None:
         if self._offset_ns is not None and abs(offset_ns - self._offset_ns) > JUMP_NS:

@@ -2,12 +2,14 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from edge_vision.demo import command
-from edge_vision.errors import ConfigurationError
+from edge_vision.demo import command, line
+from edge_vision.demo.processes import Child, ChildFailed, end
+from edge_vision.errors import ConfigurationError, EdgeVisionError
 from models import fixed_boxes
 
 FIELDS = {
@@ -78,6 +80,10 @@ BAD = {
     'unwritable output': lambda t, m: (['--model', m, '--output', broken(t, 'file') / 'x'], 'cannot be written'),
     'unwritable report': lambda t, m: (['--model', m, '--report', t / 'no' / 'r.json'], 'cannot be written'),
     'no such broker': lambda t, m: (['--model', m, '--broker', '127.0.0.1:1'], 'cannot be reached'),
+    'precision that the backend lacks': lambda t, m: (
+        ['--model', m, '--backend', 'onnxruntime', '--precision', 'fp16'],
+        "precision is 'fp16'",
+    ),
     'bad delay': lambda t, m: (['--model', m, '--cloud-delay', 'soon'], "'soon'"),
 }
 
@@ -121,3 +127,41 @@ def test_rules_are_read_from_any_node_pattern(tmp_path):
     path.write_text('/**/decision:\n  ros__parameters:\n    rules: ["a"]\n    a:\n      min_score: 0.7\n')
     (rule,) = command.read_rules(Path(path))
     assert (rule.name, rule.params.min_score) == ('a', 0.7)
+
+
+@pytest.fixture
+def child(tmp_path):
+    """Start a child process that ends at once, or runs until it is told to end."""
+    children = []
+
+    def start(*arguments):
+        children.append(Child('detector', arguments, tmp_path / 'detector.log', {}))
+        return children[-1]
+
+    yield start
+    end(children)
+
+
+def test_a_wait_for_the_model_is_told_of_and_goes_on_until_something_is_decided(tmp_path, child, monkeypatch, capsys):
+    monkeypatch.setattr(line, 'PATIENCE', 0.0)
+    server = child('http.server', '0', '--bind', '127.0.0.1')
+    latest = {}
+    decided = threading.Timer(0.5, latest.update, [{'fps': 30.0}])
+    decided.start()
+    line.wait_for_decision(latest, [server], tmp_path)
+    decided.join()
+    told = capsys.readouterr().out
+    assert told.count('\n') == 1
+    assert 'TensorRT engine takes minutes' in told
+    assert str(tmp_path) in told
+
+
+def test_a_child_that_dies_ends_the_wait(tmp_path, child):
+    with pytest.raises(ChildFailed, match='detector ended with exit code'):
+        line.wait_for_decision({}, [child('json.tool', str(tmp_path / 'none.json'))], tmp_path)
+
+
+def test_the_wait_ends_in_the_end(tmp_path, child, monkeypatch):
+    monkeypatch.setattr(line, 'START_TIMEOUT', 0.0)
+    with pytest.raises(EdgeVisionError, match='no frame was decided'):
+        line.wait_for_decision({}, [child('http.server', '0', '--bind', '127.0.0.1')], tmp_path)

@@ -158,6 +158,22 @@ def test_a_rule_for_a_class_that_the_model_lacks_is_a_failure(given):
     assert 'dent' not in finding['found']
 
 
+def test_a_rule_for_a_class_that_the_detector_leaves_out_is_a_failure(given):
+    rules = 'rules: ["defect"], defect.classes: ["scratch", "dent"]'
+    result = doctor('--params-file', given('classes: ["dent"]', rules), '--json')
+    finding = findings(result)['rules']
+    assert (result.returncode, finding['status']) == (1, 'fail')
+    assert "defect.classes holds 'scratch'" in finding['found']
+    assert "'dent', which" not in finding['found']
+
+
+def test_a_rule_that_asks_for_lower_scores_than_the_detector_reports_is_warned_of(given):
+    rules = 'rules: ["defect"], defect.classes: ["dent"], defect.min_score: 0.3'
+    finding = findings(doctor('--params-file', given('confidence_threshold: 0.4', rules), '--json'))['rules']
+    assert finding['status'] == 'warn'
+    assert 'defect.min_score is 0.3, below the confidence_threshold of the detector, 0.4' in finding['found']
+
+
 def test_a_rule_that_the_model_can_meet_says_nothing_more(given):
     result = doctor('--params-file', given(decision='rules: ["defect"], defect.classes: ["scratch"]'), '--json')
     assert 'rules' not in findings(result)

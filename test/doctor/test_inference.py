@@ -1,9 +1,15 @@
 import os
+import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from edge_vision.backends import RUNTIMES
 from edge_vision.doctor import child, inference, programs
 from edge_vision.doctor.programs import Answer
+from edge_vision.engines.device import Device
+from edge_vision.errors import RuntimeUnavailable
 from edge_vision.params import DetectorParams
 from edge_vision.share import CONVEYOR_MODEL, share_file
 
@@ -21,7 +27,14 @@ OPENVINO = {'version': '2026.4.1', 'devices': ['CPU'], 'capabilities': ['FP32', 
 ORT = {'version': '1.32.0', 'providers': ['CPUExecutionProvider']}
 OPENCV = {'version': '4.6.0', 'numpy': '1.26.4', 'build': '    GStreamer:  YES (1.20.3)\n    FFMPEG:  NO\n'}
 MISSING = {'trouble': "No module named 'x'", 'missing_module': 'openvino'}
-LAPTOP = {'cuda': NO_CUDA, 'tensorrt': NO_TENSORRT, 'openvino': OPENVINO, 'onnxruntime': ORT, 'opencv': OPENCV}
+LAPTOP = {
+    **{name: {} for name in RUNTIMES},
+    'cuda': NO_CUDA,
+    'tensorrt': NO_TENSORRT,
+    'openvino': OPENVINO,
+    'onnxruntime': ORT,
+    'opencv': OPENCV,
+}
 JETSON = {**LAPTOP, 'cuda': ORIN, 'tensorrt': TENSORRT, 'openvino': MISSING}
 MODEL = {'name': 'm.onnx', 'suffix': '.onnx', 'labels': ['a', 'b', 'c', 'd', 'e'], 'input_size': [480, 640]}
 ENGINE = {'model': 'm.onnx', 'path': '/cache/k.engine', 'reason': '', 'validation': None}
@@ -52,7 +65,7 @@ def test_what_is_asked_for_must_work():
 
 
 def test_some_runtime_must_work():
-    nothing = {**LAPTOP, 'openvino': MISSING, 'onnxruntime': {'trouble': 'x', 'missing_module': 'onnxruntime'}}
+    nothing = {**LAPTOP, **{name: {'trouble': 'x', 'missing_module': name} for name in RUNTIMES}}
     found = statuses(nothing)
     assert (found['OpenVINO'], found['ONNX Runtime']) == ('fail', 'fail')
     (finding,) = models(nothing)
@@ -131,16 +144,57 @@ def test_the_runtime_is_the_one_that_would_be_taken(facts, detector, suffix, bac
     assert inference.choose(DetectorParams(**detector), suffix, facts)[0] == backend
 
 
-def test_order_and_files_are_those_of_the_runtimes():
-    runtimes = pytest.importorskip('edge_vision.runtimes')
-    for name, entry in runtimes.RUNTIMES.items():
-        for suffix in ('.onnx', '.pt', '.xml', '.engine'):
-            chosen, _ = inference.choose(DetectorParams(backend=name), suffix, {**JETSON, 'openvino': OPENVINO})
-            assert (chosen == name) is (suffix in entry.suffixes)
-    order = list(runtimes.RUNTIMES)
-    everything = {**JETSON, 'openvino': OPENVINO}
-    assert inference.choose(DetectorParams(), '.onnx', everything)[0] == order[0]
-    assert inference.choose(DetectorParams(), '.onnx', {**everything, 'tensorrt': NO_TENSORRT})[0] == order[1]
+def test_the_first_of_the_table_that_works_would_be_taken():
+    facts = {**JETSON, 'openvino': OPENVINO}
+    for name in (name for name, entry in RUNTIMES.items() if '.onnx' in entry.suffixes):
+        assert inference.choose(DetectorParams(), '.onnx', facts)[0] == name
+        facts[name] = {'trouble': 'x'}
+
+
+def test_cuda_without_its_compiler_does_not_work_and_says_what_is_missing(monkeypatch):
+    def no_compiler():
+        raise RuntimeUnavailable("the kernels cannot be compiled: not found; CUDA's libnvrtc must be there")
+
+    gpu = SimpleNamespace(
+        use=lambda: None, device=Device(name='Orin', compute_capability=(8, 7), integrated=True, total_memory=8 << 30)
+    )
+    monkeypatch.setitem(sys.modules, 'cuda', SimpleNamespace())
+    monkeypatch.setitem(sys.modules, 'edge_vision.cuda', SimpleNamespace(gpu=lambda: gpu))
+    kernels = SimpleNamespace(kernels=no_compiler)
+    monkeypatch.setitem(sys.modules, 'edge_vision.cuda.kernels', kernels)
+    with pytest.raises(RuntimeUnavailable) as refusal:
+        child.cuda({})
+    finding = inference.cuda({'trouble': str(refusal.value)}, has_gpu=True, needed=True)
+    assert (finding.status, finding.way_out) == ('fail', "CUDA's libnvrtc must be there")
+    assert finding.found == 'the kernels cannot be compiled: not found'
+    kernels.kernels = lambda: None
+    assert child.cuda({})['name'] == 'Orin'
+
+
+@pytest.mark.parametrize(
+    ('jetson', 'words', 'command'),
+    [
+        ('', 'package for the GPU', 'pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu'),
+        ('NVIDIA Jetson Orin', 'for this JetPack', 'pip uninstall -y onnxruntime onnxruntime-gpu'),
+    ],
+    ids=['desktop', 'Jetson'],
+)
+@pytest.mark.parametrize('found', [ORT, {'trouble': 'x', 'missing_module': 'onnxruntime'}], ids=['for the CPU', 'none'])
+def test_onnxruntime_for_the_gpu_takes_the_place_of_that_for_the_cpu(monkeypatch, found, jetson, words, command):
+    monkeypatch.delenv('ROS_DISTRO', raising=False)
+    monkeypatch.setattr(inference, 'jetson_model', lambda: jetson)
+    wanted = inference.wanted_by([DetectorParams(providers=('CUDAExecutionProvider',))])
+    finding = inference.onnxruntime(found, wanted, needed=True)
+    assert words in finding.way_out
+    assert finding.command == command
+
+
+def test_nothing_that_is_installed_replaces_the_numpy_of_a_distro(monkeypatch):
+    monkeypatch.setenv('ROS_DISTRO', 'humble')
+    major = np.__version__[0]
+    assert inference.pip_install('openvino') == f'pip install openvino "numpy=={major}.*"'
+    monkeypatch.delenv('ROS_DISTRO')
+    assert inference.pip_install('openvino') == 'pip install openvino'
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from edge_vision.nodes.convert import (
     ns_from_stamp,
     stamp_from_ns,
 )
+from edge_vision.params import MOST_DETECTIONS
 
 STAMP_NS = 1_795_620_896_123_456_789
 COLOURS = np.random.default_rng(1).integers(0, 256, (5, 7, 3), np.uint8)
@@ -197,6 +198,14 @@ NAN, INF = float('nan'), float('inf')
 def test_impossible_detection_makes_the_whole_message_unusable(bad):
     with pytest.raises(ValueError, match='detection 1 has'):
         detections_from_msg(Detection2DArray(detections=[detection(), bad]), None)
+
+
+def test_more_detections_than_any_detector_finds_are_unusable():
+    msg = Detection2DArray(detections=[detection()] * MOST_DETECTIONS)
+    assert len(detections_from_msg(msg, None)) == MOST_DETECTIONS
+    msg.detections.append(detection())
+    with pytest.raises(ValueError, match='it holds 30001 detections, expected at most 30000'):
+        detections_from_msg(msg, None)
 
 
 def test_box_without_area_is_possible():

@@ -1,4 +1,6 @@
 import json
+import os
+import threading
 import time
 from functools import cached_property
 
@@ -9,6 +11,7 @@ from geometry_msgs.msg import Twist, TwistStamped
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import LivelinessPolicy
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
@@ -18,12 +21,13 @@ from edge_vision.detections import Detections, InferenceTimes
 from edge_vision.errors import ConfigurationError
 from edge_vision.frames import Frame
 from edge_vision.nodes import qos
-from edge_vision.nodes.convert import detections_to_msg, ns_from_stamp
+from edge_vision.nodes.convert import detections_to_msg, ns_from_stamp, stamp_from_ns
 from edge_vision.nodes.decision_node import DecisionNode
 from edge_vision.nodes.detector_node import facts_to_msg
 from edge_vision.nodes.spin import make_executor
 from edge_vision.picture import Picture
 
+DEADLINE = 30.0  # s
 PATIENT = {'source_timeout': 20.0, 'release_consecutive_frames': 2}  # no pause of a busy machine is silence
 GATE = {**PATIENT, 'rules': ['gate'], 'gate.trigger_consecutive_frames': 2, 'gate.release_consecutive_frames': 2}
 
@@ -514,8 +518,130 @@ def test_rule_about_a_class_that_no_detector_knows_is_warned_of_once(decide, rob
     spin_until(lambda: node._labels)
     node.know_labels('detections', ('person', 'car'))
     said = capfd.readouterr().err
-    assert said.count("gate.classes holds 'pesron', which the model does not know, did you mean 'person'?") == 1
+    assert said.count("gate.classes holds 'pesron', which the detector does not report, did you mean 'person'?") == 1
     assert "holds 'car'" not in said
+
+
+@pytest.mark.parametrize('outputs', [['stop'], ['stop', 'cmd_vel_out', 'events']])
+def test_rule_whose_action_nobody_would_hear_of_is_warned_of_once(make_node, capfd, outputs):
+    rules = {'gate.action_type': 'alarm', 'slow.action_type': 'slowdown', 'note.action_type': 'flag'}
+    node = make_node(DecisionNode, parameters={'rules': ['gate', 'slow', 'note'], 'outputs': outputs, **rules})
+    assert node.set_parameters([Parameter('gate.min_score', value=0.7)])[0].successful
+    said = capfd.readouterr().err
+    assert said.count("gate.action_type is 'alarm', which nobody will hear of: outputs is ['stop'") == 1
+    for told in ("slow.action_type is 'slowdown'", "note.action_type is 'flag'"):
+        assert said.count(told) == (len(outputs) == 1)
+
+
+def test_building_what_is_told_of_a_frame_holds_up_no_heartbeat(decide, robot, spin_until):
+    node = decide(GATE)
+    go_on, stuck = threading.Event(), threading.Event()
+    convert, complete = node._pubs['flagged'].publish, node._decision.complete
+
+    def slowly(step):
+        def run(*args):
+            stuck.set()
+            go_on.wait(DEADLINE)
+            return step(*args)
+
+        return run
+
+    robot.labels = None
+    found = Detections(time.time_ns(), 'camera', np.zeros((0, 4), np.float32), np.zeros(0, np.float32), ())
+    for slow in ('flagged', 'complete'):
+        node._pubs['flagged'].publish = slowly(convert) if slow == 'flagged' else convert
+        node._decision.complete = slowly(complete) if slow == 'complete' else complete
+        deciding = threading.Thread(target=node.decide, args=('detections', found, None, None), daemon=True)
+        deciding.start()
+        assert stuck.wait(DEADLINE)
+        robot.stops.clear()
+        spin_until(lambda: len(robot.stops) >= 5)
+        drive(robot, 0.8, spin_until, expected=0.8)
+        go_on.set()
+        deciding.join()
+        go_on.clear()
+        stuck.clear()
+
+
+def test_simulated_clock_that_stands_stops_and_goes_on(make_node, robot, spin_until):
+    clock_pub = robot.create_publisher(Clock, '/clock', 1)
+    parameters = {**PATIENT, 'source_timeout': 1.0, 'use_sim_time': True}
+    now = {'ns': 100_000_000_000, 'goes': True}
+
+    def show():
+        if now['goes']:
+            now['ns'] += 20_000_000
+            clock_pub.publish(Clock(clock=stamp_from_ns(now['ns'])))
+            robot.see(stamp_ns=now['ns'])
+
+    make_node(DecisionNode, parameters=parameters)
+    robot.create_timer(0.02, show)
+    spin_until(lambda: robot.running)
+    now['goes'] = False
+    clock_pub.publish(Clock(clock=stamp_from_ns(now['ns'] + 20_000_000)))
+    spin_until(lambda: robot.stopped and robot.message == 'stop: no_fresh_image')
+    assert ' on a simulated clock that has stood for ' in robot.state['no_fresh_image@detections.reason']
+    seen, before = len(robot.flagged), len(robot.stops)
+    for ns in (5_000_000, 10_000_000, 15_000_000):
+        robot.see(stamp_ns=now['ns'] + ns)
+    spin_until(lambda: len(robot.flagged) >= seen + 3 and len(robot.stops) >= before + 3)
+    assert set(robot.stops[before:]) == {True}
+    now['ns'] += 20_000_000
+    now['goes'] = True
+    spin_until(lambda: robot.running)
+
+
+def level_and_message(robot):
+    statuses = [status for report in robot.reports[-1:] for status in report.status]
+    return statuses[0].level if statuses else None, statuses[0].message if statuses else ''
+
+
+def test_another_node_that_commands_the_same_machine_is_reported(decide, robot, spin_until, capfd):
+    decide({**PATIENT, 'outputs': ['stop', 'conveyor/run', 'cmd_vel_out', 'state', 'events']})
+    spin_until(lambda: level_and_message(robot) == (DiagnosticStatus.OK, 'running'))
+    other = Node('other')
+    for _ in range(2):
+        other.create_publisher(Bool, 'alarm', 10)  # which the decision does not publish here
+    other.create_publisher(String, 'events', qos.EVENTS)
+    told = len(robot.reports)
+    spin_until(lambda: robot.count_publishers('events') == 2 and len(robot.reports) > told + 2)
+    assert level_and_message(robot)[0] == DiagnosticStatus.OK
+    other.create_publisher(Bool, 'stop', 10)
+    spin_until(lambda: level_and_message(robot)[0] == DiagnosticStatus.ERROR)
+    assert level_and_message(robot)[1].startswith('another node publishes /stop too and may contradict this one')
+    assert robot.running
+    other.destroy_node()
+    spin_until(lambda: level_and_message(robot) == (DiagnosticStatus.OK, 'running'))
+    assert capfd.readouterr().err.count('another node publishes /stop too') == 1
+
+
+def test_latch_file_of_another_decision_is_refused(decide, make_node, tmp_path):
+    parameters = {**PATIENT, 'latch_file': str(tmp_path / 'latches.json')}
+    decide(parameters)
+    with pytest.raises(ConfigurationError, match='which another decision keeps; give each decision one of its own'):
+        make_node(DecisionNode, parameters=parameters, namespace='line2')
+
+
+def test_disk_that_hangs_under_the_latch_file_silences_nothing(decide, robot, spin_until, call, tmp_path):
+    path = tmp_path / 'latches.json'
+    hanging = tmp_path / 'latches.json.part'
+    decide({**PATIENT, 'latch_file': str(path)})
+    os.mkfifo(hanging)  # whoever opens it to write waits for a reader
+    stop = robot.create_client(SetBool, 'decision/stop')
+    assert call(stop, SetBool.Request(data=True)).success
+    spin_until(lambda: robot.message == 'stop: operator_stop' and len(robot.events) == 1)
+    assert call(stop, SetBool.Request(data=False)).success
+    spin_until(lambda: robot.message == 'running' and len(robot.events) == 2)
+    spin_until(lambda: level_and_message(robot)[0] == DiagnosticStatus.ERROR)
+    assert 'which the disk has not written for ' in level_and_message(robot)[1]
+    assert call(stop, SetBool.Request(data=True)).success
+    seen = len(robot.states)
+    spin_until(lambda: robot.message == 'stop: operator_stop' and len(robot.states) > seen + 2)
+    assert not path.exists()
+    with hanging.open('rb'):
+        hanging.unlink()
+    spin_until(lambda: path.exists() and 'operator_stop' in path.read_text(encoding='utf-8'))
+    spin_until(lambda: level_and_message(robot) == (DiagnosticStatus.WARN, 'stop: operator_stop'))
 
 
 def test_last_word_is_stop(decide, robot, ros, spin_until):

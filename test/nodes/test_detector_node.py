@@ -25,10 +25,9 @@ ANCHORS = [(48, 32, 20, 10, 0.9, 0.0), (20, 20, 10, 10, 0.0, 0.6), (80, 50, 6, 6
 def make_detector(make_node, tmp_path):
     model = fixed_boxes(tmp_path / 'model.onnx', ANCHORS)
 
-    def make(*, frames=None, decide=None, **parameters):
-        return make_node(
-            DetectorNode, parameters={'model_file_path': str(model), **parameters}, frames=frames, decide=decide
-        )
+    def make(*, frames=None, decide=None, know_labels=None, **parameters):
+        given = {'model_file_path': str(model), **parameters}
+        return make_node(DetectorNode, parameters=given, frames=frames, decide=decide, know_labels=know_labels)
 
     return make
 
@@ -133,7 +132,27 @@ def test_object_keeps_its_id_from_frame_to_frame(make_detector, show):
 def test_labels_are_told_to_whoever_comes_later(make_detector, camera, spin_until):
     make_detector()
     spin_until(lambda: camera.labels)
-    assert [(c.class_id, c.class_name) for c in camera.labels[0].class_map] == [(0, 'dent'), (1, 'scratch')]
+    assert told(camera.labels[0]) == ([(0, 'dent'), (1, 'scratch')], 0.25)
+
+
+def told(msg):
+    return [(entry.class_id, entry.class_name) for entry in msg.class_map], pytest.approx(msg.threshold)
+
+
+def test_labels_and_threshold_are_those_that_the_detector_lets_through_and_told_again_when_they_change(
+    make_detector, camera, spin_until
+):
+    known = []
+    node = make_detector(classes=['scratch'], confidence_threshold=0.5, know_labels=known.append)
+    spin_until(lambda: camera.labels)
+    assert told(camera.labels[0]) == ([(1, 'scratch')], 0.5)
+    assert node.set_parameters([Parameter('nms_threshold', value=0.5)])[0].successful
+    for i, (name, value) in enumerate((('classes', ['dent', 'scratch']), ('confidence_threshold', 0.125)), 2):
+        assert node.set_parameters([Parameter(name, value=value)])[0].successful
+        spin_until(lambda i=i: len(camera.labels) >= i)
+    both = [(0, 'dent'), (1, 'scratch')]
+    assert [told(msg) for msg in camera.labels[1:]] == [(both, 0.5), (both, 0.125)]
+    assert known == [('scratch',), ('dent', 'scratch'), ('dent', 'scratch')]
 
 
 def test_annotated_picture_is_drawn_while_somebody_looks(make_detector, camera, show, spin_until):

@@ -3,8 +3,8 @@ from rclpy.parameter import Parameter
 
 from edge_vision.errors import ConfigurationError
 from edge_vision.nodes.decision_node import DecisionNode
-from edge_vision.nodes.parameters import PARAMETER_CLASSES, declare, declare_and_follow
-from edge_vision.params import CameraParams, DecisionParams, DetectorParams, specs
+from edge_vision.nodes.parameters import declare, declare_and_follow
+from edge_vision.params import CLASSES, CameraParams, DecisionParams, DetectorParams, specs
 from edge_vision.rules import RuleParams
 
 
@@ -23,7 +23,7 @@ def refused(node, **values):
     return ' '.join(result.reason for result in results)
 
 
-@pytest.mark.parametrize('cls', [*PARAMETER_CLASSES, RuleParams])
+@pytest.mark.parametrize('cls', [*CLASSES.values(), RuleParams])
 def test_every_parameter_is_declared_with_default_description_and_bounds(make_node, cls):
     node = make_node(node_name='node')
     assert declare(node, cls) == cls()
@@ -92,6 +92,15 @@ def test_set_of_several_is_refused_whole(detector):
 def test_read_only_parameter_cannot_be_set(detector):
     assert 'read-only' in refused(detector, backend='openvino')
     assert detector.get_parameter('backend').value == 'auto'
+
+
+def test_clock_cannot_be_exchanged_while_it_runs(detector):
+    assert refused(detector, use_sim_time=True) == 'use_sim_time can only be set at start'
+    together = [Parameter('confidence_threshold', value=0.5), Parameter('use_sim_time', value=True)]
+    assert not detector.set_parameters_atomically(together).successful
+    assert not detector.applied
+    assert not detector.get_clock().ros_time_is_active
+    assert detector.set_parameters([Parameter('use_sim_time', value=False)])[0].successful
 
 
 @pytest.fixture
