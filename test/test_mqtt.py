@@ -4,6 +4,8 @@ import random
 import re
 import signal
 import socket
+import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -710,15 +712,16 @@ def test_broker_that_cannot_be_trusted_gets_nothing(
     assert (sender.state.connects, sender.state.bytes_sent, spool.depth) == (0, 0, 1)
 
 
+AT_ONCE = 'closes the connection; .* or refuse this client'  # when its alert is not read before the connection is reset
+
+
 @pytest.mark.parametrize(
-    ('client', 'reason'),
-    [
-        ('', 'TLS: it refuses this client: .*certificate required; check broker.tls.client_certificate'),
-        ('expired_client', 'TLS: it refuses this client: .*certificate expired; check broker.tls.client_certificate'),
-    ],
+    ('client', 'alert'),
+    [('', 'certificate required'), ('expired_client', 'certificate expired')],
     ids=['no certificate', 'expired'],
 )
-def test_broker_that_wants_a_certificate_of_the_client(tmp_path, certificates, spool, make_sender, client, reason):
+def test_broker_that_wants_a_certificate_of_the_client(tmp_path, certificates, spool, make_sender, client, alert):
+    reason = f'(TLS: it refuses this client: .*{alert}|{AT_ONCE}); check broker.tls.client_certificate'
     extra = server_with(certificates, 'server', 'require_certificate true')
     with Mosquitto(tmp_path, extra=extra) as broker:
         append(spool, 10, jpeg())
@@ -728,6 +731,23 @@ def test_broker_that_wants_a_certificate_of_the_client(tmp_path, certificates, s
         refused.close(0.2)
         make_sender(broker.port, host='localhost', tls=trusting(certificates, client='client'))
         assert wait_until(lambda: spool.depth == 0)
+
+
+def test_broker_whose_reason_is_lost_with_the_connection(certificates, make_sender):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(f'{certificates}/server.pem', f'{certificates}/server.key')
+    listener = socket.create_server(('127.0.0.1', 0))
+
+    def serve():
+        while True:
+            connection = context.wrap_socket(listener.accept()[0], server_side=True)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+            connection.close()
+
+    threading.Thread(target=serve, daemon=True).start()
+    sender = make_sender(listener.getsockname()[1], host='localhost', tls=trusting(certificates))
+    reason = f'{AT_ONCE}; check broker.tls.client_certificate'
+    assert wait_until(lambda: re.search(reason, sender.state.last_error)), sender.state
 
 
 def test_broker_that_wants_tls_is_told_from_an_absent_one(tmp_path, certificates, make_sender):

@@ -275,7 +275,8 @@ class Connection:
         except OSError as error:
             raise self._error(f'unreachable: {error}') from error
         # Small messages go out at once instead of waiting for the acknowledgement of the one before.
-        self._socket().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with suppress(BrokerError):  # who closes the connection at once has not answered either
+            self._socket().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _await_answer(self) -> None:
         deadline = time.monotonic() + CONNECT_TIMEOUT
@@ -290,10 +291,19 @@ class Connection:
         if self._trouble:
             raise self._error(f'TLS: it refuses this client: {self._trouble}; check broker.tls.client_certificate')
         if self._answer in {None, _UNSUPPORTED_VERSION}:
-            hint = ', but closes the connection; it may have no room for one more' if closed else ''
-            hint += ', or want TLS' if closed and not self._settings.uses_tls else ''
+            hint = (
+                f', but closes the connection; it may have no room for one more, or {self._why_closed}'
+                if closed
+                else ''
+            )
             raise NoAnswerError(str(self._error(f'it does not answer as a broker of MQTT {self.protocol} does{hint}')))
         raise self._error(f'it refuses the connection: {reason_of(self._answer)}')
+
+    @property
+    def _why_closed(self) -> str:
+        if self._settings.uses_tls:  # its reason can be lost with the connection
+            return 'refuse this client; check broker.tls.client_certificate'
+        return 'want TLS'
 
     def _socket(self) -> socket.socket:
         connection = self._client.socket()
