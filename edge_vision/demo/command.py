@@ -29,6 +29,8 @@ from .report import COMMAND_WINDOW_NS, Run, figures, stop_events, stop_reactions
 
 SIMULATOR = 'sim://conveyor'
 FRAMERATES = {'composed': 60.0, 'separate': 30.0}
+DOMAINS = range(1, 101)  # whose ports are below those that Linux gives to outgoing connections
+FIRST_PORT, PORTS_PER_DOMAIN = 7400, 250  # of RTPS 2.5, section 9.6.2.3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -138,8 +140,15 @@ def check(args: argparse.Namespace) -> Settings:
         runtime={name: value for name in ('backend', 'precision') if (value := getattr(args, name))},
         round_trip=read_round_trip(args.cloud_delay) if simulated else None,
         output=output,
-        domain_id=os.environ.get('ROS_DOMAIN_ID') or str(random.SystemRandom().randint(1, 100)),
+        domain_id=os.environ.get('ROS_DOMAIN_ID') or str(unused_domain()),
     )
+
+
+def unused_domain(memory: Path = Path('/dev/shm')) -> int:  # noqa: S108  where Fast DDS keeps it
+    """Choose a ROS domain of which Fast DDS has no shared memory: what killed processes leave can make others deaf."""
+    ports = [path.name.removeprefix('fastdds_port') for path in memory.glob('fastdds_port*')]
+    used = {(int(port) - FIRST_PORT) // PORTS_PER_DOMAIN for port in ports if port.isdigit()}
+    return random.SystemRandom().choice([domain for domain in DOMAINS if domain not in used] or DOMAINS)
 
 
 def _make_directory(output: Path) -> None:

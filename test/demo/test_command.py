@@ -52,6 +52,16 @@ def test_a_dent_stops_the_line_and_its_event_arrives_once(tmp_path, model, mode)
     assert (tmp_path / 'out' / 'annotated.mp4').stat().st_size > 1000
 
 
+def test_the_domain_is_one_that_nobody_has_left_memory_of(tmp_path):
+    for domain in set(command.DOMAINS) - {42}:
+        (tmp_path / f'fastdds_port{7410 + 250 * domain}').touch()
+    (tmp_path / 'fastdds_port7000').touch()
+    (tmp_path / 'fastdds_port17911_el').touch()
+    assert command.unused_domain(tmp_path) == 42
+    (tmp_path / 'fastdds_port17911').touch()
+    assert command.unused_domain(tmp_path) in command.DOMAINS
+
+
 def broken(tmp_path, name, text='garbage'):
     path = tmp_path / name
     path.write_text(text)
