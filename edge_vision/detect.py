@@ -12,13 +12,14 @@ from typing import Any
 
 import cv2
 
+from .backends import PRECISIONS, RUNTIMES
 from .capture import read_picture
 from .detections import Detections
 from .detector import Detector
 from .drawing import annotate
 from .errors import ConfigurationError
 from .frames import Frame, Image
-from .runtimes import PRECISIONS, RUNTIMES, Options, open_runtime
+from .runtimes import Options, open_runtime
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,7 +10,6 @@ from .detections import Detections
 from .errors import ConfigurationError
 from .frames import Frame
 from .params import DetectorParams
-from .rules import Rule
 from .runtimes import Runtime
 from .yolov8 import decode, letterbox, nms
 
@@ -108,21 +107,6 @@ class Detector:
 def kept(labels: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
     """Leave of a model's labels those in ``classes``, where there are any."""
     return tuple(label for label in labels if not classes or label in classes)
-
-
-def dropped_scores(rules: Iterable[Rule], confidence_threshold: float) -> list[str]:
-    """Find rules that ask for scores below those that a detector reports: what they ask for is not all there.
-
-    Returns:
-        A sentence for each rule in force.
-
-    """
-    return [
-        f'{rule.name}.min_score is {rule.params.min_score}, below the confidence_threshold of the detector, '
-        f'{confidence_threshold}, which drops what scores less'
-        for rule in rules
-        if rule.params.enabled and rule.params.min_score < confidence_threshold
-    ]
 
 
 def detector_of(runtime: Runtime, params: DetectorParams) -> Detector:

@@ -34,6 +34,11 @@ class Frame:
         return self.image.shape[1], self.image.shape[0]
 
 
+def resizable(image: Image) -> Image:
+    """Return an image, or of a single pixel two alike: OpenCV 4.5 does not resize a single one."""
+    return image if image.size > 3 else image.repeat(2, axis=1)
+
+
 class Slot(Generic[T]):
     """Holds at most one item; a newer one replaces it, and the replacement is counted.
 

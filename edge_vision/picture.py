@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .frames import Image
+from .frames import Image, resizable
 
 GRID = (64, 48)  # samples across and down
 SMOOTHING = (7, 7)  # samples that are averaged: sensor noise goes, shapes stay
@@ -52,8 +52,7 @@ class PictureWatch:
             image: BGR pixels, shape (height, width, 3), with any strides; the size may change between pictures.
 
         """
-        pixels = image if image.size > 3 else image.repeat(2, axis=1)  # OpenCV 4.5 does not resize a single one
-        samples = cv2.cvtColor(cv2.resize(pixels, GRID, interpolation=cv2.INTER_NEAREST), cv2.COLOR_BGR2GRAY)
+        samples = cv2.cvtColor(cv2.resize(resizable(image), GRID, interpolation=cv2.INTER_NEAREST), cv2.COLOR_BGR2GRAY)
         picture = Picture(self._has_changed(image, samples), contrast(samples))
         self._before = image, samples
         return picture

@@ -21,12 +21,12 @@ from .configuration import Pipeline, check, read
 from .decision import Cause, Decision, Outcome
 from .detect import make_directory, save
 from .detections import Detections
-from .detector import Detector, detector_of, dropped_scores
+from .detector import Detector, detector_of
 from .drawing import annotate
 from .errors import ConfigurationError, EndOfStream
 from .frames import Frame
 from .params import DecisionParams, DetectorParams
-from .rules import Rule, rules_from_values, unknown_classes
+from .rules import Rule, dropped_scores, rules_from_values, unknown_classes
 from .runtimes import open_runtime, options_of
 from .share import model_file
 from .sight import Sight

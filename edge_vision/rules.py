@@ -150,6 +150,21 @@ def unknown_classes(rules: Iterable[Rule], labels: Sequence[str]) -> list[str]:
     return found
 
 
+def dropped_scores(rules: Iterable[Rule], confidence_threshold: float) -> list[str]:
+    """Find rules that ask for scores below those that a detector reports: what they ask for is not all there.
+
+    Returns:
+        A sentence for each rule in force.
+
+    """
+    return [
+        f'{rule.name}.min_score is {rule.params.min_score}, below the confidence_threshold of the detector, '
+        f'{confidence_threshold}, which drops what scores less'
+        for rule in rules
+        if rule.params.enabled and rule.params.min_score < confidence_threshold
+    ]
+
+
 def camera_of(topic: str) -> str:
     """Name the camera of a topic of detections: what stands left of ``/detections``, '' where nothing does."""
     return topic.rpartition('/')[0].strip('/')

@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .frames import Image
+from .frames import Image, resizable
 
 GREY = 114
 MAX_CANDIDATES = 30000
@@ -111,8 +111,7 @@ class Canvas:
             self._geometry = geometry
         bottom, right = geometry.top + geometry.height, geometry.left + geometry.width
         place = self.pixels[geometry.top : bottom, geometry.left : right]
-        image = image if image.size > 3 else image.repeat(2, axis=1)  # OpenCV 4.5 does not resize a single pixel
-        cv2.resize(image, (geometry.width, geometry.height), dst=place, interpolation=cv2.INTER_LINEAR)
+        cv2.resize(resizable(image), (geometry.width, geometry.height), dst=place, interpolation=cv2.INTER_LINEAR)
 
 
 def candidates(output: Floats, min_score: float) -> Floats:

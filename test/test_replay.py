@@ -121,12 +121,17 @@ def test_the_same_recording_gives_the_same_answer(run, short):
     assert 'stop      begins  defect: ' in first
 
 
-def test_a_video_keeps_its_own_time(run, recording, tmp_path):
-    video = tmp_path / 'line.avi'
+def film(video, pictures):
+    """Write pictures to a video, 10 a second."""
     writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*'MJPG'), 10.0, (640, 480))
-    for path in sorted(recording[0].iterdir())[:15]:
+    for path in pictures:
         writer.write(cv2.imread(str(path)))
     writer.release()
+    return video
+
+
+def test_a_video_keeps_its_own_time(run, recording, tmp_path):
+    video = film(tmp_path / 'line.avi', sorted(recording[0].iterdir())[:15])
     report = json.loads(run(video, '--json')[1].out)
     assert (report['frames'], report['framerate'], report['duration_s']) == (15, 10.0, 1.5)
 
@@ -233,11 +238,7 @@ def test_pipelines_of_a_file_are_told_apart_by_their_namespace(run, rules, short
 
 
 def test_a_recording_that_is_cut_off_is_warned_of(run, recording, tmp_path):
-    video = tmp_path / 'line.avi'
-    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*'MJPG'), 10.0, (640, 480))
-    for path in sorted(recording[0].iterdir())[:30]:
-        writer.write(cv2.imread(str(path)))
-    writer.release()
+    video = film(tmp_path / 'line.avi', sorted(recording[0].iterdir())[:30])
     video.write_bytes(video.read_bytes()[: video.stat().st_size // 3])
     code, said = run(video, '--json')
     assert code == 0

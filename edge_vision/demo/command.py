@@ -17,6 +17,7 @@ import numpy as np
 from .. import configuration
 from ..backends import PRECISIONS, RUNTIMES
 from ..capture import masked, video_length
+from ..doctor.ros import HIGHEST_DOMAIN, SHARED_MEMORY
 from ..errors import ConfigurationError
 from ..params import DecisionParams
 from ..rules import Rule, rules_from_values
@@ -29,7 +30,7 @@ from .report import COMMAND_WINDOW_NS, Run, figures, stop_events, stop_reactions
 
 SIMULATOR = 'sim://conveyor'
 FRAMERATES = {'composed': 60.0, 'separate': 30.0}
-DOMAINS = range(1, 101)  # whose ports are below those that Linux gives to outgoing connections
+DOMAINS = range(1, HIGHEST_DOMAIN)
 FIRST_PORT, PORTS_PER_DOMAIN = 7400, 250  # of RTPS 2.5, section 9.6.2.3
 
 
@@ -144,7 +145,7 @@ def check(args: argparse.Namespace) -> Settings:
     )
 
 
-def unused_domain(memory: Path = Path('/dev/shm')) -> int:  # noqa: S108  where Fast DDS keeps it
+def unused_domain(memory: Path = SHARED_MEMORY) -> int:
     """Choose a ROS domain of which Fast DDS has no shared memory: what killed processes leave can make others deaf."""
     ports = [path.name.removeprefix('fastdds_port') for path in memory.glob('fastdds_port*')]
     used = {(int(port) - FIRST_PORT) // PORTS_PER_DOMAIN for port in ports if port.isdigit()}

@@ -154,7 +154,7 @@ def misfits(arguments: Mapping[str, Any], labels: Sequence[str]) -> Found:
     reported = detector.kept(labels, arguments.get('classes', ()))
     return {
         'unknown_classes': rules.unknown_classes(in_force, reported) if reported else [],
-        'dropped_scores': detector.dropped_scores(in_force, arguments.get('confidence_threshold', 0.0)),
+        'dropped_scores': rules.dropped_scores(in_force, arguments.get('confidence_threshold', 0.0)),
     }
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import durable
+from ..backends import PRECISIONS
 from ..capture import list_pictures, read_picture
 from ..errors import ConfigurationError, ModelError, RuntimeUnavailable
-from ..runtimes import PRECISIONS, metadata
+from ..runtimes import metadata
 from . import conversion
 from .api import Api, Progress, make_logger, make_monitor
 

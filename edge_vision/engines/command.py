@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..backends import PRECISIONS
 from ..errors import ConfigurationError, RuntimeUnavailable
-from ..runtimes import PRECISIONS, Options, Runtime, open_runtime
+from ..runtimes import Options, Runtime, open_runtime
 from . import BuildOptions, CachedEngine, Preparation
 
 BAR = 30  # characters

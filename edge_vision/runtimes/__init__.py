@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
-from ..backends import PRECISIONS as PRECISIONS
-from ..backends import RUNTIMES as RUNTIMES
+from ..backends import PRECISIONS, RUNTIMES
 from ..errors import ConfigurationError, ModelError, RuntimeUnavailable
 from ..frames import Image
 from ..params import DetectorParams

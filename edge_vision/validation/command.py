@@ -7,8 +7,9 @@ import json
 import sys
 from pathlib import Path
 
+from ..backends import PRECISIONS, RUNTIMES
 from ..errors import ConfigurationError, ModelError
-from ..runtimes import PRECISIONS, RUNTIMES, Options, open_runtime
+from ..runtimes import Options, open_runtime
 from . import Agreement, check, compare, reference_runtime, sample_pictures
 
 
